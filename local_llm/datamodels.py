@@ -1,0 +1,148 @@
+"""The nouns of the house engine. A reading that is not there is `None`, never 0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class ProcessState(StrEnum):
+    """Life of an engine as seen from outside it."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    READY = "ready"
+    DEGRADED = "degraded"  # alive but not making progress: new work goes elsewhere
+    DOWN = "down"
+    FAILED = "failed"  # given up after too many starts
+
+
+class Binding(StrEnum):
+    """Which limit makes the engine tight."""
+
+    TTFT = "ttft"
+    TPOT = "tpot"
+    PREFILL_BURST = "prefill_burst"
+    KV = "kv"
+    SEQS = "seqs"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCoefficients:
+    """Step-time model of one engine on one GPU: dt = t0 + c_seq*B + c_kv*S + c_prefill*P (seconds).
+
+    `practical_batch` is B*, over which the weight read t0 is spread when work is priced.
+    """
+
+    name: str
+    t0_s: float
+    c_seq_s: float
+    c_kv_s: float
+    c_prefill_s: float
+    c_att_s: float = 0.0
+    practical_batch: float = 100.0
+    calibrated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SloTargets:
+    """What the local tier promises: time to first token, time per output token, slack for a burst of prefill."""
+
+    ttft_s: float = 1.0
+    tpot_s: float = 0.05
+    slack_s: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """Hard room of an engine. `kv_tokens` is `None` where the engine does not tell."""
+
+    max_num_seqs: int = 8
+    max_batched_tokens: int = 2048
+    kv_tokens: int | None = None
+    context_window_tokens: int = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class InflightState:
+    """The router's own count of what is in the engine, at `taken_at_s` (monotonic).
+
+    n: in flight; waiting_prompt_tokens: dispatched without a first token; streaming: sequences past their first
+    token; context_tokens: tokens those hold; reserved_tokens: sum of prompt + expected output; prefill_share: share
+    of step time spent in prefill (decaying mean); bucket_s: seconds of prefill work not yet drained;
+    unseen_factor: load by others on the same engine, >= 1.
+    """
+
+    n: int = 0
+    waiting_prompt_tokens: float = 0.0
+    streaming: int = 0
+    context_tokens: float = 0.0
+    reserved_tokens: float = 0.0
+    prefill_share: float = 0.0
+    bucket_s: float = 0.0
+    bucket_at_s: float = 0.0
+    unseen_factor: float = 1.0
+    taken_at_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tightness:
+    """How close an engine is to its limits for one request: u <= 1 fits. Predictions in seconds."""
+
+    u: float
+    binding: Binding
+    ttft_s: float
+    tpot_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class GpuReading:
+    """One look at one GPU through NVML; whatever the card does not tell is `None`."""
+
+    index: int
+    name: str
+    memory_total_bytes: int | None = None
+    memory_used_bytes: int | None = None
+    utilization_ratio: float | None = None
+    temperature_c: int | None = None
+    power_w: float | None = None
+    energy_j: float | None = None
+    throttle_reasons: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReading:
+    """One look at an engine's /metrics."""
+
+    running_requests: int | None
+    waiting_requests: int | None
+    kv_cache_usage_ratio: float | None
+    taken_at_s: float
+    asleep: bool | None = None
+    preemptions: int | None = None
+    kv_tokens: int | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSnapshot:
+    """Everything known about one engine at one moment; frozen, swapped whole.
+
+    `metrics_required` lists the readings without which the engine counts as full (METRICS_STALE); it is empty for an
+    engine that never had any. `gpus` is empty where there is no driver.
+    """
+
+    state: ProcessState
+    limits: EngineLimits
+    coefficients: EngineCoefficients
+    slo: SloTargets
+    inflight: InflightState
+    gpus: tuple[GpuReading, ...] = ()
+    gpus_taken_at_s: float | None = None
+    engine: EngineReading | None = None
+    metrics_required: tuple[str, ...] = ()
+    stale_after_s: float = 3.0
+    max_gpu_utilization_ratio: float | None = None
+    problem: str | None = None
+    warnings: tuple[str, ...] = field(default=())

@@ -1,0 +1,1 @@
+"""The pure heart: nouns, rules and sums. No I/O, no clock, no framework."""

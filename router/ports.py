@@ -1,0 +1,225 @@
+"""What the flow needs from the world, as Protocols. No implementation is known here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from classifier.datamodels import RequestFeatures, Score
+from router.core.datamodels import (
+    AttemptOpened,
+    AttemptResult,
+    Candidate,
+    Hold,
+    RequestFacts,
+    RoutingRecord,
+    Snapshot,
+    TokenEstimate,
+    TokenUsage,
+)
+
+
+class Clock(Protocol):
+    """The only source of time."""
+
+    def now_s(self) -> float:
+        """Monotonic seconds."""
+        ...
+
+    def now_utc(self) -> datetime:
+        """Aware wall-clock time."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CallTimeouts:
+    """Bounds of one upstream call, in seconds. `first_byte_s`: first token of a stream, headers of a plain call."""
+
+    connect_s: float
+    first_byte_s: float
+    idle_s: float
+    total_s: float
+    min_tokens_per_s: float = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderCall:
+    """One call as a provider gets it.
+
+    `fields` are the top-level members of the client's JSON body (opaque values that the provider can splice without
+    decoding), without ours (`router`) and without `model`. `include_usage` tells whether the client asked for usage on
+    its stream; the provider asks the upstream for it always.
+    """
+
+    request_id: str
+    candidate: Candidate
+    fields: Mapping[str, Any]
+    stream: bool
+    include_usage: bool
+    timeouts: CallTimeouts
+
+
+@dataclass(frozen=True, slots=True)
+class PlainReply:
+    """A complete answer: the body as the upstream sent it, and what we read in it."""
+
+    body: bytes
+    usage: TokenUsage | None
+    finish_reason: str | None
+
+
+class StreamReply(Protocol):
+    """An open stream. Blocks are whole SSE events, ready to be relayed, without the usage-only event and `[DONE]`.
+
+    A stream ends well only by `None` from `next_block`; anything else (cut, error frame, abort, silence, trickle)
+    raises an `UpstreamError`. `close` is idempotent and stops the upstream.
+    """
+
+    output_events: int  # data events that carried text, tool or reasoning deltas so far
+    saw_output: bool  # a first token has been read
+    usage: TokenUsage | None
+    usage_event: Mapping[str, Any] | None  # the decoded usage-only chunk, for clients who asked
+
+    async def next_block(self) -> bytes | None:
+        """The next events, or `None` at the end."""
+        ...
+
+    async def close(self) -> None:
+        """Stop reading and make the upstream stop generating."""
+        ...
+
+
+class Provider(Protocol):
+    """A way to reach models. Raises `UpstreamError`s only; does not retry."""
+
+    async def complete(self, call: ProviderCall) -> PlainReply:
+        """A plain answer."""
+        ...
+
+    async def open_stream(self, call: ProviderCall) -> StreamReply:
+        """A stream, returned once the upstream has answered 200."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
+
+
+class Scorer(Protocol):
+    """Features to score. Never raises on any text."""
+
+    version: str
+
+    def score(self, features: RequestFeatures) -> Score:
+        """P(adequate) per tier."""
+        ...
+
+
+class TokenCounter(Protocol):
+    """Tokens before the call, without a network."""
+
+    def count(self, texts: Sequence[str], *, messages: int) -> tuple[int, bool]:
+        """(tokens, estimated) of a conversation of `messages` messages holding `texts`; bounded in time."""
+        ...
+
+
+class OutputLengths(Protocol):
+    """What requests of a class have shown."""
+
+    def estimate(self, request_class: str, input_tokens: int, *, estimated: bool, cap: int | None) -> TokenEstimate:
+        """Mean and p90 of the output of `request_class`, capped at `cap` (the client's max_tokens)."""
+        ...
+
+    def observe(self, request_class: str, output_tokens: int) -> None:
+        """Learn from a finished request."""
+        ...
+
+
+class Ledger(Protocol):
+    """Durable books. Reserve before the call, settle exactly once after it."""
+
+    async def reserve(self, hold: Hold) -> None:
+        """Return once hold and first attempt are durable. Raises `Unavailable` when nothing durable is left."""
+        ...
+
+    async def open_attempt(self, attempt: AttemptOpened) -> None:
+        """The same for a further attempt of the request."""
+        ...
+
+    def settle(self, record: RoutingRecord, *, hold_open: bool) -> None:
+        """Book a finished request; never blocks and never raises. Exactly once per request id."""
+        ...
+
+
+class Budgets(Protocol):
+    """Money that may still be spent; exact under concurrency within the process."""
+
+    def try_reserve(self, nanousd: int) -> bool:
+        """Take room in every window, or nothing."""
+        ...
+
+    def settle(self, *, reserved_nanousd: int, spent_nanousd: int) -> None:
+        """Give the reservation back and book what was really spent."""
+        ...
+
+
+class LocalTicket(Protocol):
+    """One request inside a local engine; every call is O(1), `end` is idempotent."""
+
+    def first_token(self) -> None:
+        """The prompt has been read."""
+        ...
+
+    def token(self, count: int) -> None:
+        """`count` more tokens have been generated."""
+        ...
+
+    def end(self, *, ok: bool) -> None:
+        """It has left the engine."""
+        ...
+
+
+class LiveState(Protocol):
+    """The current look at the world, and the places where events are noted."""
+
+    def snapshot(self) -> Snapshot:
+        """One frozen look."""
+        ...
+
+    def scorer(self) -> Scorer:
+        """The scorer in force."""
+        ...
+
+    def note(self, candidate: Candidate, result: AttemptResult) -> None:
+        """Health of the candidate's target, prompt-token ratio of its tokenizer."""
+        ...
+
+    def probing(self, candidate: Candidate) -> None:
+        """A call to a half-open target is about to be made."""
+        ...
+
+    def enter_engine(self, candidate: Candidate, facts: RequestFacts, density_usd: float | None) -> LocalTicket | None:
+        """Count a dispatch into a local engine; `None` for an API."""
+        ...
+
+    async def room_changed(self, timeout_s: float) -> None:
+        """Wait until a local engine may have more room, at most `timeout_s`."""
+        ...
+
+
+class Telemetry(Protocol):
+    """Counts and durations; never raises, never blocks."""
+
+    def request_done(self, record: RoutingRecord, *, overhead_s: float) -> None:
+        """A request has ended."""
+        ...
+
+    def warn(self, event: str, **labels: str) -> None:
+        """An alert: a metric and a log line. Labels come from small closed sets."""
+        ...

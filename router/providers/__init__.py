@@ -1,0 +1,1 @@
+"""Doors to those who answer: one file per way of calling them."""

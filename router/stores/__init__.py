@@ -1,0 +1,1 @@
+"""Where records, money and labels are kept."""
