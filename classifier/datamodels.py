@@ -10,7 +10,8 @@ from dataclasses import dataclass
 class RequestFeatures:
     """What the scorer may see of a request; counted once, before anything is decided.
 
-    `text` is what is scored (bounded in length), never what is logged.
+    `text` is what is scored (bounded in length), never what is logged. `text_chars` is its length before it was
+    bounded, `context_chars` the length of everything else in the prompt: system text, earlier turns, tool results.
     """
 
     text: str
@@ -25,6 +26,8 @@ class RequestFeatures:
     wants_json: bool
     max_output_tokens: int | None
     feature_version: int
+    text_chars: int = 0
+    context_chars: int = 0
 
 
 @dataclass(frozen=True, slots=True)
