@@ -156,8 +156,7 @@ class TokenUsage:
 class RequestFacts:
     """What the decision needs to know of a request, and nothing of its text.
 
-    `quality_floor_ratio` is the hard per-request floor, `quality_target_ratio` the average to keep (presets).
-    `deadline_s` is a duration from `received_at_s`.
+    `quality_floor_ratio` is the hard per-request floor; `deadline_s` is a duration from `received_at_s`.
     """
 
     request_id: str
@@ -176,7 +175,6 @@ class RequestFacts:
     pinned_tier: Tier | None = None
     locality: Locality = Locality.ANY
     quality_floor_ratio: float | None = None
-    quality_target_ratio: float | None = None
     max_nanousd: int | None = None
     session: str | None = None
 
@@ -291,6 +289,7 @@ class Snapshot:
     density_quantiles: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     input_token_ratio: Mapping[str, float] = field(default_factory=dict)
     scorer_version: str = ""
+    world_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,6 +391,7 @@ class AttemptResult:
     usage: TokenUsage | None = None
     first_token_sent: bool = False
     retry_after_s: float | None = None
+    cost_nanousd: int = 0
 
 
 @dataclass(frozen=True, slots=True)
