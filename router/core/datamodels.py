@@ -216,6 +216,7 @@ class PriceRow:
     """The price of one model at one moment. `tiers` is ascending and starts at 0 input tokens.
 
     `valid_until_utc` is the next instant at which another row may be in force (a dated change or a peak hour).
+    `request_usd` is a fee per call on top of the tokens; 0 with nearly every host.
     """
 
     model: str
@@ -226,6 +227,7 @@ class PriceRow:
     source: str
     version: str
     flags: tuple[Flag, ...] = ()
+    request_usd: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +338,7 @@ class Alternative:
     tightness: float | None = None
     ttft_s: float | None = None
     tpot_s: float | None = None
+    work_gpu_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -474,3 +477,5 @@ class RoutingRecord:
     prompt_text: str | None = None
     reason: Reason | None = None
     session: str | None = None
+    world: bytes | None = None
+    moment: bytes | None = None
