@@ -347,7 +347,7 @@ class Decision:
 
     `ranked` is the chosen candidate and then those to fall back to, best first; empty when nothing can answer now.
     Then `queue_for_s` > 0 says that waiting for the local engine is allowed, and `blocked_by_saturation` that it is
-    only fullness that stands in the way.
+    only fullness that stands in the way. `moment` is what `inputs_hash` was taken over (see `core.replay`).
     """
 
     ranked: tuple[Candidate, ...]
@@ -361,6 +361,7 @@ class Decision:
     queue_for_s: float = 0.0
     blocked_by_saturation: bool = False
     exploration_probability: float = 0.0
+    moment: bytes = field(default=b"", repr=False)
 
     @property
     def chosen(self) -> Candidate | None:

@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from local_llm.tightness import tightness
-from local_llm.workunits import work_gpu_s
-
 from classifier.datamodels import Score
 from local_llm.datamodels import Binding, LocalSnapshot, Tightness
+from local_llm.tightness import tightness
+from local_llm.workunits import work_gpu_s
 from router.core.datamodels import (
     NANO_PER_USD,
     TIER_ORDER,
@@ -35,7 +34,7 @@ from router.core.datamodels import (
 )
 from router.core.eligibility import why_not
 from router.core.pricing import estimate_usd
-from router.core.replay import inputs_hash
+from router.core.replay import hash_inputs, moment_bytes
 
 _SATURATED = {
     Binding.TTFT: Reject.SATURATED_TTFT,
@@ -68,6 +67,7 @@ class _Option:
     standard_usd: float | None = None
     reserve_nanousd: int = 0
     fit: Tightness | None = None
+    work_gpu_s: float | None = None
     objective_usd: float | None = None
 
     @property
@@ -99,6 +99,7 @@ def decide(
         ranked, queue_for_s, extra = _on_saturation(wanted_local, ranked, snapshot, cfg)
         flags += extra
     best = ranked[0] if ranked else None
+    moment = moment_bytes(facts, score, snapshot, cfg)
     flags += _flags_of(best, facts, snapshot)
     return Decision(
         ranked=tuple(o.candidate for o in ranked),
@@ -106,11 +107,12 @@ def decide(
         reason=_reason(best, options, wanted_local, facts) if best is not None else None,
         reserve_nanousd=best.reserve_nanousd if best is not None else 0,
         score=score,
-        inputs_hash=inputs_hash(facts, score, candidates, snapshot, cfg),
+        inputs_hash=hash_inputs(candidates, snapshot, moment),
         policy_version=cfg.policy_version,
         flags=tuple(dict.fromkeys(flags)),
         queue_for_s=queue_for_s,
         blocked_by_saturation=wanted_local is not None and not ranked,
+        moment=moment,
     )
 
 
@@ -170,6 +172,7 @@ def _price_local(
     if fit.u > 1.0:
         option.saturated = _SATURATED[fit.binding]
     work = work_gpu_s(engine.coefficients, prompt_tokens=input_tokens, cached_tokens=0, output_tokens=output_tokens)
+    option.work_gpu_s = work
     asset = snapshot.assets.get(name)
     energy_usd = work * float(asset.energy_usd_per_gpu_s) if asset is not None else 0.0
     rate = asset.usd_per_gpu_s if asset is not None else None
@@ -352,6 +355,7 @@ def _alternative(option: _Option, best: _Option | None) -> Alternative:
         tightness=option.fit.u if option.fit is not None else None,
         ttft_s=option.fit.ttft_s if option.fit is not None else None,
         tpot_s=option.fit.tpot_s if option.fit is not None else None,
+        work_gpu_s=option.work_gpu_s,
     )
 
 

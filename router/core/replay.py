@@ -88,13 +88,10 @@ def moment_bytes(facts: RequestFacts, score: Score, snapshot: Snapshot, cfg: Pol
     )
 
 
-def inputs_hash(
-    facts: RequestFacts, score: Score, candidates: Sequence[Candidate], snapshot: Snapshot, cfg: PolicyConfig
-) -> str:
+def hash_inputs(candidates: Sequence[Candidate], snapshot: Snapshot, moment: bytes) -> str:
     """Hash over everything `decide` saw: `WORLD-MOMENT`, so that a record names the world it needs."""
     world = snapshot.world_hash or world_hash(world_bytes(candidates, snapshot))
-    moment = blake2b(moment_bytes(facts, score, snapshot, cfg), digest_size=12).hexdigest()
-    return f"{world}-{moment}"
+    return f"{world}-{blake2b(moment, digest_size=12).hexdigest()}"
 
 
 def restore(world: bytes, moment: bytes) -> tuple[RequestFacts, Score, tuple[Candidate, ...], Snapshot, PolicyConfig]:
