@@ -31,7 +31,8 @@ class Binding(StrEnum):
 class EngineCoefficients:
     """Step-time model of one engine on one GPU: dt = t0 + c_seq*B + c_kv*S + c_prefill*P (seconds).
 
-    `practical_batch` is B*, over which the weight read t0 is spread when work is priced.
+    `practical_batch` is B*, over which the weight read t0 is spread when work is priced; `api_s` is the fixed front-end
+    time in every time to first token (HTTP, tokenising), which is no GPU work.
     """
 
     name: str
@@ -42,6 +43,7 @@ class EngineCoefficients:
     c_att_s: float = 0.0
     practical_batch: float = 100.0
     calibrated: bool = False
+    api_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ class GpuReading:
 
 @dataclass(frozen=True, slots=True)
 class EngineReading:
-    """One look at an engine's /metrics."""
+    """One look at an engine's /metrics. `prompt_tokens`, `output_tokens`: counted since its start, they show progress."""
 
     running_requests: int | None
     waiting_requests: int | None
@@ -123,6 +125,8 @@ class EngineReading:
     preemptions: int | None = None
     kv_tokens: int | None = None
     problem: str | None = None
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
