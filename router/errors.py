@@ -230,5 +230,8 @@ class ConfigError(RouterError):
         super().__init__("\n".join(self.lines()))
 
     def lines(self) -> list[str]:
-        """One line a mistake, `file:line: path: text`."""
-        return [f"{self.source}:{line or '?'}: {path}: {text}" for line, path, text in self.problems]
+        """One line a mistake, `file:line: path: text`; what has no line stands in the environment."""
+        return [
+            f"{self.source if line is None else f'{self.source}:{line}'}: {path}: {text}"
+            for line, path, text in self.problems
+        ]
