@@ -150,7 +150,7 @@ def sane_usage(usage: TokenUsage) -> TokenUsage:
     """
     if (
         0 <= usage.reasoning_tokens <= usage.output_tokens
-        and 0 <= usage.cached_input_tokens
+        and usage.cached_input_tokens >= 0
         and 0 <= usage.cache_write_tokens <= usage.input_tokens - usage.cached_input_tokens
     ):
         return usage
