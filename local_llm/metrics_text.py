@@ -138,7 +138,7 @@ def _total(samples: list[_Sample] | None, problems: list[str], *, upper: int) ->
         return None
     total = 0.0
     for sample in chosen:
-        if not math.isfinite(sample.value) or not 0 <= sample.value <= upper:
+        if not 0 <= sample.value <= upper or not sample.value.is_integer():  # NaN and infinity fail the first
             problems.append(f"{sample.name} is {sample.value}")
             return None
         total += sample.value
@@ -150,7 +150,7 @@ def _fullest(samples: list[_Sample] | None, problems: list[str]) -> float | None
     if not chosen:
         return None
     for sample in chosen:
-        if not math.isfinite(sample.value) or not 0.0 <= sample.value <= 1.0:
+        if not 0.0 <= sample.value <= 1.0:
             problems.append(f"{sample.name} is {sample.value}")
             return None
     return max(sample.value for sample in chosen)
