@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from router.core.datamodels import Attempt, AttemptResult, Decision, Outcome, Reason
+from router.core.datamodels import Attempt, AttemptResult, Decision, Outcome, Reason, TokenUsage
 from router.core.fallback import attempts
 from router.errors import OverBudget, RouterError, UpstreamError
 from router.ports import Deps, PlainReply, ProviderCall, StreamReply
@@ -173,11 +173,16 @@ class StreamAnswer:
         return self._bill.cost_nanousd
 
     @property
+    def usage(self) -> TokenUsage | None:
+        """Tokens as booked; `None` before the end."""
+        return self._bill.records[-1].usage if self._bill.records else None
+
+    @property
     def usage_event(self) -> Mapping[str, Any] | None:
         """The decoded usage-only chunk, for a caller who asked."""
         return self._primed.stream.usage_event
 
-    async def blocks(self) -> AsyncIterator[bytes]:
+    async def blocks(self) -> AsyncGenerator[bytes, None]:
         """Whole SSE events, without usage and `[DONE]`. Raises UpstreamError when the upstream fails in mid-stream."""
         stream, bill = self._primed.stream, self._bill
         try:
