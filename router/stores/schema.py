@@ -1,0 +1,115 @@
+"""The tables as the newest migration leaves them; what reads and writes are built from.
+
+Money is integer nano-dollars (`_nanousd`), time integer microseconds since 1970 UTC (`_at_us`) or a duration (`_us`),
+so both sort, sum and group the same on every database. JSON is kept as text.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Float, Integer, MetaData, SmallInteger, Table, Text
+
+metadata = MetaData()
+
+# A hold is open until its request is settled; `resolved` is what crash recovery makes of one whose gateway has died.
+OPEN, SETTLED, RESOLVED = "open", "settled", "resolved"
+# An attempt is dispatched until its request is settled. One that is still `dispatched` under a settled hold was never
+# sent. `lost` is what crash recovery makes of it. Only settled and lost ones are counted.
+DISPATCHED, LOST = "dispatched", "lost"
+COUNTED = (SETTLED, LOST)
+
+instance = Table(
+    "instance",
+    metadata,
+    Column("instance", Text, primary_key=True),
+    Column("started_at_us", BigInteger, nullable=False),
+)
+
+hold = Table(
+    "hold",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("reserve_nanousd", BigInteger, nullable=False),
+    Column("reserved_at_us", BigInteger, nullable=False),
+    Column("expires_at_us", BigInteger, nullable=False),
+    Column("instance", Text, nullable=False),
+    Column("state", Text, nullable=False),
+)
+
+attempt = Table(
+    "attempt",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("candidate", Text, nullable=False),
+    Column("tier", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("opened_at_us", BigInteger, nullable=False),
+    Column("estimate_input_tokens", BigInteger, nullable=False),
+    Column("reserve_nanousd", BigInteger, nullable=False),
+    Column("outcome", Text),
+    Column("input_tokens", BigInteger),
+    Column("output_tokens", BigInteger),
+    Column("cached_input_tokens", BigInteger),
+    Column("cache_write_tokens", BigInteger),
+    Column("reasoning_tokens", BigInteger),
+    Column("usage_estimated", SmallInteger, nullable=False),
+    Column("usage_flags", Text, nullable=False),
+    Column("amount_nanousd", BigInteger, nullable=False),
+    Column("price_version", Text, nullable=False),
+    Column("work_gpu_ns", BigInteger),
+    Column("flags", Text, nullable=False),
+    Column("duration_us", BigInteger),
+    Column("first_token_us", BigInteger),
+    Column("detail", Text),
+    Column("is_last", SmallInteger, nullable=False),
+)
+
+request = Table(
+    "request",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("schema_version", Integer, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("received_at_us", BigInteger, nullable=False),
+    Column("requested_model", Text, nullable=False),
+    Column("stream", SmallInteger, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("reason", Text),
+    Column("session", Text),
+    Column("cost_nanousd", BigInteger, nullable=False),
+    Column("duration_us", BigInteger, nullable=False),
+    Column("first_token_us", BigInteger),
+    Column("exploration_probability", Float, nullable=False),
+    Column("prompt_sha256", Text, nullable=False),
+    Column("prompt_text", Text),
+    Column("policy_version", Text),
+    Column("inputs_hash", Text),
+    Column("world_hash", Text),
+    Column("features", Text),
+    Column("score", Text),
+    Column("decision", Text),
+    Column("usage", Text),
+    Column("moment", Text),
+    Column("resolved", SmallInteger, nullable=False),
+)
+
+world = Table(
+    "world",
+    metadata,
+    Column("world_hash", Text, primary_key=True),
+    Column("body", Text, nullable=False),
+)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("tenant", Text, primary_key=True),
+    Column("score", Float, nullable=False),
+    Column("comment", Text),
+    Column("received_at_us", BigInteger, nullable=False),
+)
