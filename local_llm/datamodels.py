@@ -130,7 +130,11 @@ class LaunchConfig:
 
 @dataclass(frozen=True, slots=True)
 class GpuReading:
-    """One look at one GPU through NVML; whatever the card does not tell is `None`."""
+    """One look at one GPU through NVML; whatever the card does not tell is `None`.
+
+    `ecc_uncorrected` counts memory errors since boot; `xid` is the last critical driver error seen. `problem` is set
+    when the card cannot be trusted with work (lost, uncorrectable errors), or could not be read at all.
+    """
 
     index: int
     name: str
@@ -142,6 +146,9 @@ class GpuReading:
     energy_j: float | None = None
     throttle_reasons: tuple[str, ...] = ()
     problem: str | None = None
+    mig: bool | None = None
+    ecc_uncorrected: int | None = None
+    xid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
