@@ -17,6 +17,7 @@ from router.errors import BadRequest
 MAX_DEPTH = 64
 BIG_BODY_BYTES = 1_000_000
 MAX_CONTAINERS_OF_BIG_BODY = 200_000
+_LONG_TEXT_CHARS = 1_000
 
 _decode_any = msgspec.json.Decoder().decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -84,12 +85,29 @@ def _refuse_nul_and_duplicates(body: bytes, document: dict[str, Any]) -> None:
     if escape is not None:
         if _NUL_ESCAPE.search(body) is not None:
             raise BadRequest("the body holds a NUL character (\\u0000); remove it", code="invalid_json", param="body")
-    elif body.count(b'"') == _encode(document).count(b'"'):
+    elif body.count(b'"') == _count_quotes(document):
         return
     try:
         json.loads(body, object_pairs_hook=_unique)
     except ValueError as error:  # a number only this parser refuses
         raise BadRequest(f"the body is not valid JSON: {error}", code="invalid_json", param="body") from None
+
+
+def _count_quotes(document: dict[str, Any]) -> int:
+    """Quotes in `document` when encoded again; long prompts are counted where they are, not encoded."""
+    messages = document.get("messages")
+    if type(messages) is not list:
+        return _encode(document).count(b'"')
+    quotes = 0
+    rest: list[Any] = []
+    for message in messages:
+        text = message.get("content") if type(message) is dict else None
+        if type(text) is str and len(text) > _LONG_TEXT_CHARS:
+            quotes += text.count('"')
+            rest.append({**message, "content": ""})
+        else:
+            rest.append(message)
+    return quotes + _encode({**document, "messages": rest}).count(b'"')
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
