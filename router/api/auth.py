@@ -1,6 +1,7 @@
 """Header -> caller.
 
-Keys are compared by their SHA-256, all of them, in constant time: how long a refusal takes says nothing about any key. No other header names a caller; what a client forges there is read by nobody.
+Keys are compared by their SHA-256, each of them, in constant time: how long a refusal takes says nothing about any
+key. No other header names a caller; what a client forges there is read by nobody.
 """
 
 from __future__ import annotations
