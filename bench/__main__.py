@@ -181,7 +181,7 @@ def main() -> int:
         print(f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}, medians of {rounds} rounds")
         print(table(result["figures"]))
         if machine["tools"] != "C":
-            print("no C compiler: load and model API ran in Python; figures of unpaced streams are too high")
+            print("no C compiler: load and model API ran in Python, and the times of deltas include theirs")
     if result["foreign_ratio"] > FOREIGN_LOAD_TO_DISTRUST_RATIO:
         print(f"other processes used {result['foreign_ratio']:.0%} of the gateway's core: do not trust these figures")
     print(out)

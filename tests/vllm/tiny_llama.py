@@ -1,8 +1,8 @@
 """Make a Llama of a few hundred thousand random weights, with a tokenizer, for vLLM on CPU.
 
-Its answers are noise, but its wire behaviour is that of any model. The weights are drawn from a fixed seed and stored, so
-that `vllm serve DIR` needs no special options and greedy decoding repeats itself. Run by vllm_cpu.sh inside the engine's
-environment.
+Its answers are noise, but its wire behaviour is that of any model. The weights are drawn from a fixed seed and stored,
+so that `vllm serve DIR` needs no special options and greedy decoding repeats itself. Run by deploy/engine/vllm_cpu.sh
+inside the engine's environment.
 """
 
 from __future__ import annotations
