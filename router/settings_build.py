@@ -54,6 +54,8 @@ def _checked_database_url(url: str, where: Path, note: Note, *, url_from_file: b
         return "***"
     if scheme.partition("+")[0] not in {"sqlite", "postgresql"}:
         note(where, f"{masked!r} is of no known kind; write sqlite:///PATH or postgresql://HOST/NAME")
+    elif scheme.startswith("sqlite") and (":memory:" in url or not url.partition(":///")[2]):
+        note(where, f"{masked!r} names no file, so the books would be lost; write sqlite:///PATH")
     if url_from_file and masked != url:
         note(where, "holds a password; put the URL into an environment variable and name it in database_url_env")
     return masked

@@ -56,5 +56,5 @@ COEFFICIENT_PRESETS: Mapping[str, EngineCoefficients] = {
     "h100-8b-fp16": EngineCoefficients("h100-8b-fp16", 6.37e-3, 18.0e-6, 87e-9, 35.0e-6, 2e-10, api_s=13.6e-3),
     "h100-8b-fp8": EngineCoefficients("h100-8b-fp8", 4.57e-3, 19.8e-6, 62e-9, 27.3e-6, 2e-10, api_s=13.3e-3),
     "a100-8b-fp16": EngineCoefficients("a100-8b-fp16", 11.95e-3, 35.0e-6, 195e-9, 71.9e-6, 4e-10, api_s=18.8e-3),
-    "embedded-cpu": EngineCoefficients("embedded-cpu", 2e-3, 8e-3, 1e-6, 2e-3, 0.0, practical_batch=2.0, api_s=5e-3),
+    "embedded-cpu": EngineCoefficients("embedded-cpu", 2e-3, 8e-3, 1e-6, 2e-3, 0.0, practical_batch=4.0, api_s=5e-3),
 }

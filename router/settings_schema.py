@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
+from router.core.dated_prices import MAX_USD_PER_MTOK
+
 
 def _no_bool(value: Any) -> Any:
     """`port: true` is a mistake, not port 1."""
@@ -27,7 +29,7 @@ Ratio = Annotated[float, _Number, Field(ge=0, le=1)]
 PositiveRatio = Annotated[float, _Number, Field(gt=0, le=1)]
 StepSeconds = Annotated[float, _Number, Field(ge=0, le=60)]
 Usd = Annotated[Decimal, _Number, Field(ge=0, le=Decimal(1_000_000_000))]
-UsdPerMtok = Annotated[Decimal, _Number, Field(ge=0, le=Decimal(100_000))]
+UsdPerMtok = Annotated[Decimal, _Number, Field(ge=0, le=MAX_USD_PER_MTOK)]
 Text = Annotated[str, Field(min_length=1, max_length=500)]
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,199}$")]
 
@@ -200,11 +202,11 @@ class LocalFile(Section):
         None, description="model name as the engine knows it; for embedded a .gguf file or nothing (the shipped model)"
     )
     context_window_tokens: Count | None = Field(
-        None, description="prompt and answer together, in tokens; default 8192, embedded 2048"
+        None, description="prompt and answer together, in tokens; default 8192, embedded 4096"
     )
     max_output_tokens: Count | None = Field(None, description="longest answer in tokens; default: the window's rest")
     max_num_seqs: Count | None = Field(
-        None, description="requests that the engine works on at once; default vllm 256, external 8, embedded 2"
+        None, description="requests that the engine works on at once; default vllm 256, external 8, embedded 4"
     )
     supports_tools: bool | None = Field(
         None, description="takes tool calls; default false (vLLM needs a tool-call parser for it)"
@@ -280,7 +282,7 @@ class TiersFile(Section):
 
     local: LocalFile | None = Field(None, description="an engine of your own")
     cheap: ApiTierFile | None = Field(None, description="a cheap API: one model, or several under `models`")
-    premium: ApiTierFile | None = Field(None, description="the best API: one model, or several under `models`")
+    premium: ApiTierFile | None = Field(None, description="the best API: the same keys as tiers.cheap")
 
 
 class PolicyFile(Section):

@@ -6,6 +6,7 @@ from decimal import Decimal
 from pathlib import Path as FilePath
 
 from local_llm.datamodels import EngineCoefficients, SloTargets
+from local_llm.embedded import DEFAULT_SLOT_CONTEXT_TOKENS, DEFAULT_SLOTS, MODEL_NAME
 from router.core.hardware import OwnedHardware
 from router.settings_checks import Note, Secrets, check_base, check_name, did_you_mean
 from router.settings_hosts import COEFFICIENT_PRESETS, PROVIDERS
@@ -32,7 +33,6 @@ from router.settings_types import (
 )
 from router.settings_yaml import Path
 
-EMBEDDED_MODEL = "smollm2-135m-instruct"
 _DEFAULT_VLLM_BASE = "http://127.0.0.1:8000/v1"
 
 
@@ -152,11 +152,11 @@ def _local(file: LocalFile, secrets: Secrets, note: Note) -> LocalSettings:
         note((*root, "api_base"), "is missing; give the address of the engine, such as http://127.0.0.1:8000/v1")
     if api_base is not None:
         check_base(api_base, (*root, "api_base"), note, loopback_only=engine is Engine.VLLM)
-    window = file.context_window_tokens or (2_048 if embedded else 8_192)
+    window = file.context_window_tokens or (DEFAULT_SLOT_CONTEXT_TOKENS if embedded else 8_192)
     if file.max_output_tokens is not None and file.max_output_tokens >= window:
         note((*root, "max_output_tokens"), f"{file.max_output_tokens} leaves no room for a prompt in {window}")
     key = secrets.read(file.api_key_env) if file.api_key_env else None
-    default_seqs = {Engine.EMBEDDED: 2, Engine.VLLM: 256}.get(engine, 8)
+    default_seqs = {Engine.EMBEDDED: DEFAULT_SLOTS, Engine.VLLM: 256}.get(engine, 8)
     slo = SloTargets(ttft_s=15.0, tpot_s=0.5, slack_s=5.0) if embedded else SloTargets()
     return LocalSettings(
         engine=engine,
@@ -198,11 +198,11 @@ def _local_model(file: LocalFile, engine: Engine, note: Note) -> tuple[str, File
             return "none", None
         check_name(file.model, where, note)
         return file.model, None
-    if file.model is None or file.model == EMBEDDED_MODEL:
-        return EMBEDDED_MODEL, None
+    if file.model is None or file.model == MODEL_NAME:
+        return MODEL_NAME, None
     if not file.model.endswith(".gguf"):
-        note(where, f"{file.model!r} is no .gguf file; give one, or remove the key to use {EMBEDDED_MODEL}")
-        return EMBEDDED_MODEL, None
+        note(where, f"{file.model!r} is no .gguf file; give one, or remove the key to use {MODEL_NAME}")
+        return MODEL_NAME, None
     path = FilePath(file.model)
     if not path.is_file():
         note(where, f"{file.model!r} does not exist")

@@ -175,6 +175,11 @@ class ApiModel:
     supports_json: bool
     price: PriceOverride | None
 
+    @property
+    def price_key(self) -> str:
+        """Under what the price book knows the model: its own name where it has a price of its own."""
+        return self.model if self.price is None else self.name
+
 
 @dataclass(frozen=True, slots=True)
 class TierSettings:
@@ -235,6 +240,15 @@ class Settings:
     policy: PolicySettings
     not_acted_on: tuple[str, ...] = ()
     ignored_env: tuple[str, ...] = ()
+
+    def price_overrides(self) -> dict[str, dict[str, Decimal]]:
+        """The users' own prices by `ApiModel.price_key`, as `PriceBook.load` takes them."""
+        overrides: dict[str, dict[str, Decimal]] = {}
+        for _, model in self.tiers.api_models():
+            if model.price is not None:
+                figures = {name: getattr(model.price, name) for name in PriceOverride.__slots__}
+                overrides[model.price_key] = {name: value for name, value in figures.items() if value is not None}
+        return overrides
 
     def secret_values(self) -> tuple[str, ...]:
         """Every secret that must never be seen in a log, longest first."""
