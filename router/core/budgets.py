@@ -137,6 +137,22 @@ class BudgetBook:
         ]
 
     @property
+    def windows(self) -> Mapping[Period, Window]:
+        """The window each budget is in."""
+        return {account.period: account.window for account in self._accounts}
+
+    def carry_over(self, spent_nanousd: Mapping[Period, int]) -> None:
+        """Add what the books show as spent in these windows before this process began."""
+        self._accounts = [
+            replace(
+                account,
+                spent_nanousd=account.spent_nanousd + spent_nanousd.get(account.period, 0),
+                paced_spent_nanousd=account.paced_spent_nanousd + spent_nanousd.get(account.period, 0),
+            )
+            for account in self._accounts
+        ]
+
+    @property
     def reserved_nanousd(self) -> int:
         """Sum of the open reservations."""
         return self._reserved_nanousd
