@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Iterable
+from collections.abc import Mapping
 
-from starlette.types import Receive, Scope
+from starlette.types import Receive
 
 from router.errors import BadRequest, BodyTooLarge, BodyTooSlow
 
@@ -17,13 +17,13 @@ class ClientDisconnected(Exception):
     """The client left before its body was complete: there is nobody to answer."""
 
 
-async def read_body(scope: Scope, receive: Receive, *, max_bytes: int, timeout_s: float) -> bytes:
-    """The whole body, unpacked if it came as gzip or deflate.
+async def read_body(receive: Receive, headers: Mapping[str, str], *, max_bytes: int, timeout_s: float) -> bytes:
+    """The whole body, unpacked if it came as gzip or deflate. `headers` have lower-case names.
 
     `max_bytes` bounds what is sent and what it unpacks to, `timeout_s` the time until its last byte. Raises
     `BodyTooLarge`, `BodyTooSlow`, `BadRequest` (unknown or broken encoding) and `ClientDisconnected`.
     """
-    encoding = _announced(scope["headers"], max_bytes)
+    encoding = _announced(headers, max_bytes)
     timeout = asyncio.timeout(timeout_s)
     try:
         async with timeout:
@@ -37,17 +37,18 @@ async def read_body(scope: Scope, receive: Receive, *, max_bytes: int, timeout_s
     return body if encoding is None else _unpack(body, encoding, max_bytes)
 
 
-def _announced(headers: Iterable[tuple[bytes, bytes]], max_bytes: int) -> str | None:
+def _announced(headers: Mapping[str, str], max_bytes: int) -> str | None:
     """The encoding to undo, `None` for a plain body. Refuses a body that says itself that it is too large."""
-    encodings: list[str] = []
-    for name, value in headers:
-        if name == b"content-length":
-            if not value.isdigit() or len(value) > 20:
-                raise BadRequest("content-length must be a number", param="content-length")
-            if int(value) > max_bytes:
-                raise _too_large(max_bytes)
-        elif name == b"content-encoding":
-            encodings += [part.strip().lower() for part in value.decode("latin-1").split(",")]
+    length = headers.get("content-length")
+    if length is not None:
+        if not (length.isascii() and length.isdigit()) or len(length) > 20:
+            raise BadRequest("content-length must be a number", param="content-length")
+        if int(length) > max_bytes:
+            raise _too_large(max_bytes)
+    given = headers.get("content-encoding")
+    if given is None:
+        return None
+    encodings = [part.strip().lower() for part in given.split(",")]
     encodings = [encoding for encoding in encodings if encoding not in ("", "identity")]
     if not encodings:
         return None

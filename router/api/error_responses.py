@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -27,9 +27,8 @@ _CLOSE: Header = (b"connection", b"close")
 _MAX_MESSAGE_CHARS = 2_000
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorResponse:
-    """An error on the wire. `headers` include `content-type` and, if the request has an id, `x-request-id`."""
+class ErrorResponse(NamedTuple):
+    """An error on the wire. `headers` are those the error itself asks for, and `content-type`."""
 
     status: int
     headers: list[Header]
@@ -86,21 +85,11 @@ _INTERNAL_ROW = _Row(500, _INTERNAL)
 _INTERNAL_MESSAGE = "The router failed on its own account; the cause is in its log under this request's id."
 
 
-def error_response(
-    error: BaseException, *, request_id: str | None = None, headers: Sequence[Header] = ()
-) -> ErrorResponse:
-    """`error` as an answer, with `headers` added (such as `allow` or the `x-router-` ones).
-
-    Anything outside the tree, and a config error, is 500 without details.
-    """
+def error_response(error: BaseException) -> ErrorResponse:
+    """`error` as an answer. Anything outside the tree, and a config error, is 500 without details."""
     row = _row(error)
-    body = _body(error, row)
-    out: list[Header] = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    if request_id is not None:
-        out.append((b"x-request-id", request_id.encode("ascii", "backslashreplace")))
-    out += row.headers(error)
-    out += headers
-    return ErrorResponse(_status(error, row), out, body)
+    headers = [(b"content-type", b"application/json"), *row.headers(error)]
+    return ErrorResponse(_status(error, row), headers, _body(error, row))
 
 
 def stream_error_event(error: BaseException) -> bytes:

@@ -9,9 +9,8 @@ many entries.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -23,28 +22,6 @@ _ENTRY_BYTES = 1_000  # what an entry takes besides its answer, roughly
 
 Header = tuple[bytes, bytes]
 _Slot = tuple[str, str]
-
-
-def idempotency_key(headers: Mapping[str, str]) -> str | None:
-    """The key in `headers` (lower-case names), `None` if there is none. Raises `BadRequest`."""
-    key = headers.get("idempotency-key")
-    if key is None:
-        return None
-    key = key.strip()
-    if not 0 < len(key) <= MAX_KEY_CHARS or not (key.isascii() and key.isprintable()):
-        raise BadRequest(
-            f"Idempotency-Key must be 1 to {MAX_KEY_CHARS} printable ASCII characters",
-            code="invalid_idempotency_key",
-            param="Idempotency-Key",
-        )
-    return key
-
-
-def request_digest(path: str, body: bytes) -> bytes:
-    """What makes two requests the same one."""
-    digest = hashlib.sha256(path.encode() + b"\n")
-    digest.update(body)
-    return digest.digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +40,13 @@ class Replay:
 
 @dataclass(slots=True)
 class _Running:
-    digest: bytes
+    digest: str
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass(slots=True)
 class _Kept:
-    digest: bytes
+    digest: str
     kept_at_s: float
     answer: Replay | None  # None: gone, or too large
 
@@ -141,11 +118,13 @@ class IdempotencyStore:
     def __len__(self) -> int:
         return len(self._kept) + len(self._running)
 
-    async def begin(self, tenant: str, key: str, digest: bytes) -> Recording | Replay:
+    async def begin(self, tenant: str, key: str, digest: str) -> Recording | Replay:
         """The answer given before, or the right to make it. Waits while the same request is being worked on.
 
-        Raises `IdempotencyConflict` when the key was used for another request, or its answer is no longer there.
+        `digest` tells one body from another. Raises `BadRequest` for a key that is none, `IdempotencyConflict` when
+        the key was used for another request or its answer is no longer there.
         """
+        _check_key(key)
         slot = (tenant, key)
         while True:
             self._forget_expired()
@@ -203,7 +182,16 @@ class IdempotencyStore:
         self._answers.pop(slot, None)
 
 
-def _same(known: bytes, digest: bytes) -> None:
+def _check_key(key: str) -> None:
+    if not 0 < len(key) <= MAX_KEY_CHARS or not (key.isascii() and key.isprintable()):
+        raise BadRequest(
+            f"Idempotency-Key must be 1 to {MAX_KEY_CHARS} printable ASCII characters",
+            code="invalid_idempotency_key",
+            param="Idempotency-Key",
+        )
+
+
+def _same(known: str, digest: str) -> None:
     if known != digest:
         raise IdempotencyConflict(
             "this Idempotency-Key was used for another request; use a new key", param="Idempotency-Key"
