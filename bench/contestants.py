@@ -112,7 +112,7 @@ def gateway(upstream_port: int, core: int | None, work_dir: Path) -> Contestant:
     """The product, started as a user starts it, with a fresh data folder."""
     port = free_port()
     data_dir = work_dir / f"data-{port}"
-    values = {"UPSTREAM": f"http://127.0.0.1:{upstream_port}/v1", "PORT": str(port), "DATA_DIR": str(data_dir)}
+    values = {"MODEL_URL": f"http://127.0.0.1:{upstream_port}/v1", "GATEWAY_PORT": str(port), "DATA_DIR": str(data_dir)}
     lines = (HERE / "router.yaml").read_text().splitlines(keepends=True)
     text = "".join(line for line in lines if not line.startswith("#"))
     for name, value in values.items():
@@ -120,5 +120,5 @@ def gateway(upstream_port: int, core: int | None, work_dir: Path) -> Contestant:
     config = work_dir / f"router-{port}.yaml"
     config.write_text(text)
     argv = [sys.executable, "-m", "router", "serve", "--config", str(config), "--port", str(port)]
-    env = {"ROUTER_API_KEY": API_KEY, "BENCH_UPSTREAM_KEY": "sk-upstream"}
+    env = {"ROUTER_API_KEY": API_KEY, "BENCH_MODEL_KEY": "sk-upstream"}
     return _launch("gateway", argv, port, core, work_dir, env)
