@@ -6,6 +6,8 @@ import asyncio
 import time
 from datetime import UTC, datetime, timedelta
 
+import msgspec
+
 from classifier.datamodels import RequestFeatures, Score
 from router.core.datamodels import (
     Alternative,
@@ -32,6 +34,8 @@ CANDIDATES = {
     Tier.PREMIUM: Candidate("premium/sol", Tier.PREMIUM, "openai", "gpt-6.1-sol", 1_000_000),
 }
 
+WORLD = msgspec.json.encode({"candidates": list(CANDIDATES.values()), "prices": {}, "assets": {}})
+
 
 class WallClock:
     """The machine's own time, or a wall clock that the test sets; the loop's sleep."""
@@ -54,7 +58,9 @@ def opened(
     at_utc: datetime = NOON,
 ) -> AttemptOpened:  # fmt: skip
     c = CANDIDATES[tier]
-    return AttemptOpened(request_id, number, tenant, c.name, tier, c.provider, c.wire_model, at_utc, 321, reserve_nanousd)
+    return AttemptOpened(
+        request_id, number, tenant, c.name, tier, c.provider, c.wire_model, at_utc, 321, reserve_nanousd
+    )
 
 
 def hold(
@@ -80,7 +86,7 @@ def tried(
 
 def settled(
     request_id: str, *attempts: AttemptRecord, tenant: str = "acme", outcome: Outcome = Outcome.OK,
-    at_utc: datetime = NOON, world: bytes | None = b'{"prices":{}}', rich: bool = True,
+    at_utc: datetime = NOON, world: bytes | None = WORLD, rich: bool = True,
 ) -> RoutingRecord:  # fmt: skip
     attempts = attempts or (tried(at_utc=at_utc),)
     score = Score(0.25, {"local": 0.75, "cheap": 0.9, "premium": 0.99}, 0.1, "m1", 1, calibrated=True)
@@ -100,7 +106,7 @@ def settled(
         flags=(Flag.CACHE_UNKNOWN,),
         moment=moment,
     )
-    features = RequestFeatures("how do I sort a list?", 1000, False, 3, 1, 1, 0.0, False, False, False, 400, 1)
+    features = RequestFeatures("", 1000, False, 3, 1, 1, 0.0, False, False, False, 400, 1)
     return RoutingRecord(
         schema_version=1,
         request_id=request_id,

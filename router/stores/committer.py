@@ -132,7 +132,7 @@ class Committer:
         held = self._spooler.take_held()
         try:
             self._replay_spool()
-            self._book([e.event for e in held if e.event is not None], replayed=True)
+            self._book([e.event for e in held if e.event is not None])
             held = []
             if not self._born:
                 # After the spool: what it tells of is not lost.
@@ -171,21 +171,21 @@ class Committer:
                 events.append(event)
                 count += not isinstance(event, WorldSeen)
                 if len(events) >= self._config.max_batch_events:
-                    self._book(events, replayed=True)
+                    self._book(events)
                     events = []
-            self._book(events, replayed=True)
+            self._book(events)
             if damaged:
                 self._spool.set_aside(damaged)
                 self._callers.warn("ledger_spool_damaged", count=str(len(damaged)))
             self._spool.drop(path, count)
         self._spool.release_adopted()
 
-    def _book(self, events: Sequence[Event], *, replayed: bool) -> list[bool]:
+    def _book(self, events: Sequence[Event]) -> list[bool]:
         """Apply `events`; one that the database refuses for its own sake is set aside so that the others pass."""
         if not events:
             return []
         try:
-            return self._store.apply(events, replayed=replayed)
+            return self._store.apply(events)
         except Exception as error:
             if not self._store.blames_event(error):
                 raise
@@ -193,7 +193,7 @@ class Committer:
                 self._spool.set_aside([to_line(events[0])])
                 self._callers.warn("ledger_event_rejected", cause=type(error).__name__)
                 return [False] if isinstance(events[0], FeedbackGiven) else []
-        return [known for event in events for known in self._book([event], replayed=replayed)]
+        return [known for event in events for known in self._book([event])]
 
     def _commit_next(self) -> bool:
         """Wait for something and commit it with all that has gathered. False when asked to stop and done."""
@@ -228,7 +228,7 @@ class Committer:
 
     def _commit(self, batch: list[Entry]) -> None:
         try:
-            known = self._book([e.event for e in batch if e.event is not None], replayed=False)
+            known = self._book([e.event for e in batch if e.event is not None])
         except Exception as error:  # noqa: BLE001 - see _connect
             self._outage(error)
             return

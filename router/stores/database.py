@@ -28,12 +28,12 @@ class Store(Protocol):
         """Lock, migrate, register; what dead gateways left open is left to `resolve_dead`."""
         ...
 
-    def apply(self, events: Sequence[Event], *, replayed: bool = False) -> list[bool]:
+    def apply(self, events: Sequence[Event]) -> list[bool]:
         """All of `events` durable, or none and an exception. One bool per FeedbackGiven: was its request known?"""
         ...
 
     def resolve_dead(self) -> int:
-        """Resolve the open holds of every instance that is dead; how many there were."""
+        """Book what every dead instance left open; how many requests that were."""
         ...
 
     def blames_event(self, error: Exception) -> bool:
@@ -97,7 +97,7 @@ class Database:
         """See `Store`."""
         resolved = 0
         with self.engine.begin() as connection:
-            for owner in recovery.owners_of_open_holds(connection):
+            for owner in recovery.owners_of_open_attempts(connection):
                 if owner == self._instance:
                     continue
                 if self._sqlite:  # our lock on the file says that nobody else lives
@@ -109,9 +109,9 @@ class Database:
                     resolved += recovery.resolve(connection, owner)
         return resolved
 
-    def apply(self, events: Sequence[Event], *, replayed: bool = False) -> list[bool]:
+    def apply(self, events: Sequence[Event]) -> list[bool]:
         """See `Store`."""
-        batch = batch_of(events, self._worlds, replayed=replayed)
+        batch = batch_of(events, self._worlds)
         cursor = self._cursor
         cursor.execute(self._sql.begin)
         try:
@@ -132,12 +132,8 @@ class Database:
 
     def _write(self, batch: Batch) -> list[bool]:
         cursor, sql = self._cursor, self._sql
-        if batch.holds:
-            cursor.executemany(sql.hold, batch.holds)
-        if batch.dispatched:
-            cursor.executemany(sql.dispatched, batch.dispatched)
-        if batch.reopen:
-            cursor.executemany(sql.reopen, batch.reopen)
+        if batch.opened:
+            cursor.executemany(sql.opened, batch.opened)
         for name, body in batch.worlds.items():
             if name not in self._known_worlds:
                 cursor.execute(sql.world, (name, body))
@@ -148,6 +144,8 @@ class Database:
                 raise _Replays
         if batch.attempts:
             cursor.executemany(sql.attempt, batch.attempts)
+        if batch.closed:
+            cursor.executemany(sql.closed, batch.closed)
         return [self._give_feedback(f) for f in batch.feedback]
 
     def _give_feedback(self, f: FeedbackGiven) -> bool:
@@ -172,7 +170,7 @@ class Database:
         for request_id, resolved in booked.items():
             if resolved:
                 self._cursor.execute(self._sql.forget_request, (request_id,))
-                self._cursor.execute(self._sql.forget_lost, (request_id,))
+                self._cursor.execute(self._sql.forget_attempts, (request_id,))
         final = {request_id for request_id, resolved in booked.items() if not resolved}
         batch.requests = [row for row in batch.requests if row[0] not in final]
         batch.attempts = [row for row in batch.attempts if row[0] not in final]

@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, in
 from router.core.datamodels import AttemptRecord, RoutingRecord, Tier
 from router.stores.engines import sqlite_path
 from router.stores.rows import attempt_of, from_us, record_of, to_us
-from router.stores.schema import COUNTED, OPEN, attempt, feedback, hold, request, world
+from router.stores.schema import attempt, feedback, open_attempt, request, world
 
 _DAY_US = 86_400_000_000
 
@@ -97,13 +97,13 @@ def costs(
     keys = (day, attempt.c.tenant, attempt.c.tier, attempt.c.model)
     query = (
         select(*keys, func.sum(attempt.c.is_last), func.count(), func.sum(attempt.c.amount_nanousd))
-        .where(attempt.c.state.in_(COUNTED), _within(attempt.c.opened_at_us, from_utc, to_utc))
+        .where(_within(attempt.c.opened_at_us, from_utc, to_utc))
         .group_by(*keys)
         .order_by(*keys)
     )
-    holds = select(func.count()).select_from(hold).where(hold.c.state == OPEN)
+    holds = select(func.count(open_attempt.c.request_id.distinct()))
     if tenant is not None:
-        query, holds = query.where(attempt.c.tenant == tenant), holds.where(hold.c.tenant == tenant)
+        query, holds = query.where(attempt.c.tenant == tenant), holds.where(open_attempt.c.tenant == tenant)
     with _look(engine) as connection:
         if connection is None:
             return CostReport((), CostTotals(0, 0, 0, 0))
@@ -124,7 +124,7 @@ def costs(
 def spent_since(engine: Engine, from_utc: datetime) -> int:
     """Nano-dollars that have left the house for attempts begun at or after `from_utc`; local work is no cash."""
     query = select(func.sum(attempt.c.amount_nanousd)).where(
-        attempt.c.state.in_(COUNTED), attempt.c.tier != Tier.LOCAL.value, attempt.c.opened_at_us >= to_us(from_utc)
+        attempt.c.tier != Tier.LOCAL.value, attempt.c.opened_at_us >= to_us(from_utc)
     )
     with _look(engine) as connection:
         return int(connection.scalar(query) or 0) if connection is not None else 0
@@ -192,7 +192,7 @@ def _load(connection: Connection, query: Select[Any]) -> list[RoutingRecord]:
 
 def _attempts(connection: Connection, request_ids: Sequence[str]) -> dict[str, list[AttemptRecord]]:
     found: dict[str, list[AttemptRecord]] = {}
-    query = select(attempt).where(attempt.c.request_id.in_(request_ids), attempt.c.state.in_(COUNTED))
+    query = select(attempt).where(attempt.c.request_id.in_(request_ids))
     for row in connection.execute(query.order_by(attempt.c.request_id, attempt.c.number)).mappings():
         found.setdefault(row["request_id"], []).append(attempt_of(dict(row)))
     return found

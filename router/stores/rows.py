@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 
 from classifier.datamodels import RequestFeatures, Score
 from router.core.datamodels import (
+    Alternative,
     AttemptOpened,
     AttemptRecord,
+    Candidate,
     Charge,
     Decision,
     Flag,
@@ -30,18 +32,41 @@ from router.stores.events import Event, FeedbackGiven, Opened, Released, Reserve
 
 Row = tuple[Any, ...]
 
-HOLD_COLUMNS = tuple(c.name for c in schema.hold.columns)
-DISPATCHED_COLUMNS = tuple(c.name for c in schema.attempt.columns)[:11]
+OPEN_COLUMNS = tuple(c.name for c in schema.open_attempt.columns)
 ATTEMPT_COLUMNS = tuple(c.name for c in schema.attempt.columns)
 REQUEST_COLUMNS = tuple(c.name for c in schema.request.columns)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _encode = msgspec.json.Encoder(decimal_format="string").encode
-# `text` is for scoring and never kept. Score and moment have columns of their own.
-_FEATURES = tuple(f.name for f in fields(RequestFeatures) if f.name != "text")
-_DECISION = tuple(f.name for f in fields(Decision) if f.name not in ("score", "moment"))
-_features_of = attrgetter(*_FEATURES)
-_decision_of = attrgetter(*_DECISION)
+
+
+class _Candidates(msgspec.Struct):
+    """All that a record needs of its world."""
+
+    candidates: tuple[Candidate, ...] = ()
+
+
+class Shape:
+    """How a noun is kept as JSON: without some fields, and without what has its default."""
+
+    def __init__(self, noun: type[Any], *without: str) -> None:
+        hints = get_type_hints(noun)
+        kept = [f for f in fields(noun) if f.name not in without]
+        plain = [
+            (f.name, hints[f.name], f.default) if f.default is not MISSING else (f.name, hints[f.name]) for f in kept
+        ]
+        self._struct = msgspec.defstruct(f"Stored{noun.__name__}", plain, omit_defaults=True, kw_only=False)
+        self._values = attrgetter(*(f.name for f in kept))
+
+    def of(self, noun: object) -> msgspec.Struct:
+        """The part of `noun` that is kept, ready to be encoded."""
+        return self._struct(*self._values(noun))
+
+
+# The scored text is never kept. Score and moment have columns of their own, candidates are in the world.
+_features = Shape(RequestFeatures, "text")
+_alternative = Shape(Alternative)
+_decision = Shape(Decision, "score", "moment", "ranked", "alternatives")
 
 
 def to_us(moment: datetime) -> int:
@@ -92,32 +117,28 @@ class Worlds:
 class Batch:
     """The rows of many events, ready for the driver."""
 
-    holds: list[Row] = field(default_factory=list)
-    dispatched: list[Row] = field(default_factory=list)
+    opened: list[Row] = field(default_factory=list)
+    closed: list[tuple[str]] = field(default_factory=list)
     requests: list[Row] = field(default_factory=list)
     attempts: list[Row] = field(default_factory=list)
     worlds: dict[str, str] = field(default_factory=dict)
     feedback: list[FeedbackGiven] = field(default_factory=list)
-    reopen: list[tuple[str]] = field(default_factory=list)
     settled: set[str] = field(default_factory=set)
 
 
-def batch_of(events: Sequence[Event], worlds: Worlds, *, replayed: bool = False) -> Batch:
-    """The rows of `events`. `replayed` ones may concern holds that crash recovery has resolved meanwhile."""
+def batch_of(events: Sequence[Event], worlds: Worlds) -> Batch:
+    """The rows of `events`; of two settlements of one request the first counts."""
     batch = Batch()
     for event in events:
         match event:
             case Settled():
                 _settled(batch, event, worlds)
             case Reserved(hold=hold, instance=instance):
-                batch.holds.append(_hold_row(hold, instance))
-                batch.dispatched.append(_dispatched_row(hold.first))
-            case Opened(attempt=attempt):
-                batch.dispatched.append(_dispatched_row(attempt))
-                if replayed:
-                    batch.reopen.append((attempt.request_id,))
-            case Released(request_id=request_id, tenant=tenant):
-                batch.holds.append((request_id, tenant, 0, 0, 0, "", schema.SETTLED))
+                batch.opened.append(_open_row(hold.first, instance, hold))
+            case Opened(attempt=attempt, instance=instance):
+                batch.opened.append(_open_row(attempt, instance, None))
+            case Released(request_id=request_id):
+                batch.closed.append((request_id,))
             case WorldSeen(world_hash=name, body=body):
                 batch.worlds[name] = body
             case FeedbackGiven():
@@ -135,10 +156,7 @@ def _settled(batch: Batch, event: Settled, worlds: Worlds) -> None:
         name = worlds.name(record.world)
         batch.worlds[name] = record.world.decode()
     if event.hold_open:
-        # An upsert, not an update: the hold itself may still be on its way through the spool.
-        batch.holds.append(
-            (record.request_id, _text(record.tenant), 0, to_us(record.received_at_utc), 0, "", schema.SETTLED)
-        )
+        batch.closed.append((record.request_id,))
     last = max((a.number for a in record.attempts), default=0)
     tenant = _text(record.tenant)
     for a in record.attempts:
@@ -146,31 +164,22 @@ def _settled(batch: Batch, event: Settled, worlds: Worlds) -> None:
     batch.requests.append(_request_row(record, name))
 
 
-def _hold_row(hold: Hold, instance: str) -> Row:
-    return (
-        hold.request_id,
-        _text(hold.tenant),
-        hold.reserve_nanousd,
-        to_us(hold.reserved_at_utc),
-        to_us(hold.expires_at_utc),
-        instance,
-        schema.OPEN,
-    )
-
-
-def _dispatched_row(opened: AttemptOpened) -> Row:
+def _open_row(opened: AttemptOpened, instance: str, hold: Hold | None) -> Row:
     return (
         opened.request_id,
         opened.number,
-        schema.DISPATCHED,
+        instance,
         _text(opened.tenant),
         opened.candidate,
         opened.tier.value,
         opened.provider,
         opened.model,
         to_us(opened.opened_at_utc),
+        to_us(hold.expires_at_utc) if hold is not None else None,
         opened.estimate_input_tokens,
         opened.reserve_nanousd,
+        hold.reserve_nanousd if hold is not None else 0,
+        opened.request_id,  # for the look whether it is booked already
     )
 
 
@@ -198,8 +207,6 @@ def _attempt_row(request_id: str, tenant: str, a: AttemptRecord, *, is_last: boo
         a.provider,
         a.model,
         to_us(a.started_at_utc),
-        0,
-        0,
         a.outcome.value,
         *tokens,
         charge.amount_nanousd,
@@ -238,13 +245,36 @@ def _request_row(record: RoutingRecord, world_hash: str | None) -> Row:
         decision.policy_version if decision is not None else None,
         decision.inputs_hash if decision is not None else None,
         world_hash,
-        _json(dict(zip(_FEATURES, _features_of(features), strict=True))) if features is not None else None,
+        _json(_features.of(features)) if features is not None else None,
         _json(score),
-        _json(dict(zip(_DECISION, _decision_of(decision), strict=True))) if decision is not None else None,
+        _decision_json(decision) if decision is not None else None,
         _json(record.usage),
         moment.decode() if moment else None,
         0,
     )
+
+
+def _decision_json(decision: Decision) -> str:
+    return _encode(
+        {
+            "ranked": [c.name for c in decision.ranked],
+            "alternatives": [_alternative.of(a) for a in decision.alternatives],
+            "rest": _decision.of(decision),
+        }
+    ).decode()
+
+
+def _decision_of(text: str, score: Score | None, moment: bytes | None, world: bytes | None) -> Decision:
+    stored = msgspec.json.decode(text)
+    known = {c.name: c for c in msgspec.json.decode(world, type=_Candidates).candidates} if world else {}
+    alternatives = msgspec.convert(stored["alternatives"], tuple[Alternative, ...])
+    tiers = {a.name: a.tier for a in alternatives}
+    # Without its world a candidate is no more than its name.
+    ranked = tuple(
+        known.get(name) or Candidate(name, tiers.get(name, Tier.LOCAL), "", name, 0) for name in stored["ranked"]
+    )
+    rest = msgspec.convert({**stored["rest"], "ranked": (), "alternatives": (), "score": None}, Decision)
+    return replace(rest, ranked=ranked, alternatives=alternatives, score=score, moment=moment or b"")
 
 
 def _flags(text: str) -> tuple[Flag, ...]:
@@ -288,13 +318,10 @@ def record_of(row: Mapping[str, Any], attempts: Sequence[AttemptRecord]) -> Rout
     """A row of `request` (with the column `body` of its world, if joined) as the noun; the scored text is not kept."""
     score = msgspec.json.decode(row["score"], type=Score) if row["score"] else None
     moment = row["moment"].encode() if row["moment"] else None
-    features = decision = None
+    world = row["body"].encode() if row.get("body") else None
+    features = None
     if row["features"]:
         features = msgspec.convert({**msgspec.json.decode(row["features"]), "text": ""}, RequestFeatures)
-    if row["decision"]:
-        stored = {**msgspec.json.decode(row["decision"]), "score": None, "moment": moment or b""}
-        decision = replace(msgspec.convert(stored, Decision), score=score)
-    body = row.get("body")
     return RoutingRecord(
         schema_version=row["schema_version"],
         request_id=row["request_id"],
@@ -304,7 +331,7 @@ def record_of(row: Mapping[str, Any], attempts: Sequence[AttemptRecord]) -> Rout
         stream=bool(row["stream"]),
         features=features,
         score=score,
-        decision=decision,
+        decision=_decision_of(row["decision"], score, moment, world) if row["decision"] else None,
         attempts=tuple(attempts),
         outcome=Outcome(row["outcome"]),
         usage=msgspec.json.decode(row["usage"], type=TokenUsage) if row["usage"] else None,
@@ -316,6 +343,6 @@ def record_of(row: Mapping[str, Any], attempts: Sequence[AttemptRecord]) -> Rout
         prompt_text=row["prompt_text"],
         reason=Reason(row["reason"]) if row["reason"] else None,
         session=row["session"],
-        world=body.encode() if body else None,
+        world=world,
         moment=moment,
     )

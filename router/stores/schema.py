@@ -10,12 +10,8 @@ from sqlalchemy import BigInteger, Column, Float, Integer, MetaData, SmallIntege
 
 metadata = MetaData()
 
-# A hold is open until its request is settled; `resolved` is what crash recovery makes of one whose gateway has died.
-OPEN, SETTLED, RESOLVED = "open", "settled", "resolved"
-# An attempt is dispatched until its request is settled. One that is still `dispatched` under a settled hold was never
-# sent. `lost` is what crash recovery makes of it. Only settled and lost ones are counted.
-DISPATCHED, LOST = "dispatched", "lost"
-COUNTED = (SETTLED, LOST)
+# How an attempt came into the books: its request was settled, or crash recovery booked what a dead gateway had open.
+SETTLED, LOST = "settled", "lost"
 
 instance = Table(
     "instance",
@@ -24,18 +20,27 @@ instance = Table(
     Column("started_at_us", BigInteger, nullable=False),
 )
 
-hold = Table(
-    "hold",
+# What is in somebody's hands now. The first attempt of a request carries its reservation, `hold_nanousd`. A row goes
+# when its request is booked, so the table stays as small as the traffic in flight.
+open_attempt = Table(
+    "open_attempt",
     metadata,
     Column("request_id", Text, primary_key=True),
-    Column("tenant", Text, nullable=False),
-    Column("reserve_nanousd", BigInteger, nullable=False),
-    Column("reserved_at_us", BigInteger, nullable=False),
-    Column("expires_at_us", BigInteger, nullable=False),
+    Column("number", Integer, primary_key=True),
     Column("instance", Text, nullable=False),
-    Column("state", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("candidate", Text, nullable=False),
+    Column("tier", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("opened_at_us", BigInteger, nullable=False),
+    Column("expires_at_us", BigInteger),
+    Column("estimate_input_tokens", BigInteger, nullable=False),
+    Column("reserve_nanousd", BigInteger, nullable=False),
+    Column("hold_nanousd", BigInteger, nullable=False),
 )
 
+# The books: only ever added to, but for what recovery booked and the real settlement, coming late, replaces.
 attempt = Table(
     "attempt",
     metadata,
@@ -48,9 +53,7 @@ attempt = Table(
     Column("provider", Text, nullable=False),
     Column("model", Text, nullable=False),
     Column("opened_at_us", BigInteger, nullable=False),
-    Column("estimate_input_tokens", BigInteger, nullable=False),
-    Column("reserve_nanousd", BigInteger, nullable=False),
-    Column("outcome", Text),
+    Column("outcome", Text, nullable=False),
     Column("input_tokens", BigInteger),
     Column("output_tokens", BigInteger),
     Column("cached_input_tokens", BigInteger),

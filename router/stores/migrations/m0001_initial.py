@@ -1,4 +1,4 @@
-"""Version 1: reservations, attempts, requests, the worlds they were decided in, feedback.
+"""Version 1: attempts in flight, attempts booked, requests, the worlds they were decided in, feedback.
 
 Frozen: a later change is a new numbered file. Plain DDL, so that it cannot drift with the code around it.
 """
@@ -12,14 +12,21 @@ _TABLES = {
         instance TEXT NOT NULL PRIMARY KEY,
         started_at_us BIGINT NOT NULL
     )""",
-    "hold": """CREATE TABLE hold (
-        request_id TEXT NOT NULL PRIMARY KEY,
-        tenant TEXT NOT NULL,
-        reserve_nanousd BIGINT NOT NULL,
-        reserved_at_us BIGINT NOT NULL,
-        expires_at_us BIGINT NOT NULL,
+    "open_attempt": """CREATE TABLE open_attempt (
+        request_id TEXT NOT NULL,
+        number INTEGER NOT NULL,
         instance TEXT NOT NULL,
-        state TEXT NOT NULL
+        tenant TEXT NOT NULL,
+        candidate TEXT NOT NULL,
+        tier TEXT NOT NULL,
+        provider TEXT NOT NULL,
+        model TEXT NOT NULL,
+        opened_at_us BIGINT NOT NULL,
+        expires_at_us BIGINT,
+        estimate_input_tokens BIGINT NOT NULL,
+        reserve_nanousd BIGINT NOT NULL,
+        hold_nanousd BIGINT NOT NULL,
+        PRIMARY KEY (request_id, number)
     )""",
     "attempt": """CREATE TABLE attempt (
         request_id TEXT NOT NULL,
@@ -31,24 +38,22 @@ _TABLES = {
         provider TEXT NOT NULL,
         model TEXT NOT NULL,
         opened_at_us BIGINT NOT NULL,
-        estimate_input_tokens BIGINT NOT NULL,
-        reserve_nanousd BIGINT NOT NULL,
-        outcome TEXT,
+        outcome TEXT NOT NULL,
         input_tokens BIGINT,
         output_tokens BIGINT,
         cached_input_tokens BIGINT,
         cache_write_tokens BIGINT,
         reasoning_tokens BIGINT,
-        usage_estimated SMALLINT NOT NULL DEFAULT 0,
-        usage_flags TEXT NOT NULL DEFAULT '',
-        amount_nanousd BIGINT NOT NULL DEFAULT 0,
-        price_version TEXT NOT NULL DEFAULT '',
+        usage_estimated SMALLINT NOT NULL,
+        usage_flags TEXT NOT NULL,
+        amount_nanousd BIGINT NOT NULL,
+        price_version TEXT NOT NULL,
         work_gpu_ns BIGINT,
-        flags TEXT NOT NULL DEFAULT '',
+        flags TEXT NOT NULL,
         duration_us BIGINT,
         first_token_us BIGINT,
         detail TEXT,
-        is_last SMALLINT NOT NULL DEFAULT 0,
+        is_last SMALLINT NOT NULL,
         PRIMARY KEY (request_id, number)
     )""",
     "request": """CREATE TABLE request (
@@ -75,7 +80,7 @@ _TABLES = {
         decision TEXT,
         usage TEXT,
         moment TEXT,
-        resolved SMALLINT NOT NULL DEFAULT 0
+        resolved SMALLINT NOT NULL
     )""",
     "world": """CREATE TABLE world (
         world_hash TEXT NOT NULL PRIMARY KEY,
@@ -91,9 +96,8 @@ _TABLES = {
     )""",
 }
 # Rows of these are small and found by key: on SQLite one B-tree instead of a table and its index.
-_SMALL = frozenset({"hold", "attempt", "feedback", "instance"})
+_SMALL = frozenset({"open_attempt", "attempt", "feedback", "instance"})
 _INDEXES = (
-    "CREATE INDEX hold_open ON hold (instance) WHERE state = 'open'",
     "CREATE INDEX attempt_opened ON attempt (opened_at_us)",
     "CREATE INDEX request_received ON request (received_at_us, request_id)",
 )
