@@ -20,7 +20,7 @@ ENV_PREFIX = "ROUTER_"
 MAX_CONFIG_BYTES = 1_000_000
 _MAX_DEPTH = 30
 _MAX_NODES = 20_000
-_PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null"))
+_PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq"))
 
 
 class _Loader(yaml.SafeLoader):
@@ -135,6 +135,10 @@ class _Reader:
             if self._nodes == _MAX_NODES + 1:
                 self._note(node, path, f"is part of a config of more than {_MAX_NODES} values; that is no config")
             return None
+        if node.tag not in _PLAIN_TAGS:
+            tag = node.tag.removeprefix("tag:yaml.org,2002:")
+            self._note(node, path, f"has the tag {tag!r}; write a plain value without one")
+            return None
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
         if id(node) in self._open or len(path) > _MAX_DEPTH:
@@ -165,9 +169,6 @@ class _Reader:
         return data
 
     def _scalar(self, node: yaml.Node, path: Path) -> Any:
-        if node.tag not in _PLAIN_TAGS:
-            self._note(node, path, f"has the tag {node.tag.rsplit(':', 1)[-1]!r}; write a plain value")
-            return None
         try:
             return self._constructor.construct_object(node)
         except (yaml.YAMLError, ValueError):
