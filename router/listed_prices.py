@@ -94,6 +94,7 @@ def _find(model: str, provider: str | None) -> tuple[Provider, ModelInfo]:
 
 def _known_hosts(model: str, snapshot: DataSnapshot) -> str:
     known = [host.id for host in snapshot.providers if any(entry.is_match(model) for entry in host.models)]
+    known.sort(key=lambda name: (name.startswith("huggingface"), name))
     if known:
         return f"its price depends on the host, name it, e.g. {known[0]}/{model} (known: {', '.join(known[:6])})"
     return "no price list has it"

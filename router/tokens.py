@@ -35,7 +35,7 @@ _WINDOWS = 16
 _WINDOW_CHARS = 160
 _PLACES = 64
 _PLACE_CHARS = 100
-_EXACT_CHARS_PER_CALL = 16_000
+_EXACT_CHARS_PER_CALL = 8_000
 """Characters that one call counts whole at most; further texts are sampled together."""
 _CALL_COST_CHARS = 20
 """What handing over one text costs, in characters counted."""
@@ -80,8 +80,8 @@ class TiktokenCounter:
     def count(self, texts: Sequence[str], *, messages: int) -> tuple[int, bool]:
         """(tokens, estimated) of `messages` messages holding `texts`: 3 a message, 3 for the reply, and the texts'.
 
-        Bounded in time, exact up to 16,000 characters in texts of at most 4,000; any text is safe, special tokens in
-        it count as the characters they are.
+        Bounded in time; exact up to 8,000 characters not seen before, in texts of at most 4,000. Any text is safe, special
+        tokens in it count as the characters they are.
         """
         total = TOKENS_PER_MESSAGE * messages + TOKENS_PER_REPLY
         estimated = self._encoding is None

@@ -8,6 +8,8 @@ from decimal import Decimal
 import pytest
 from genai_prices import Usage, calc_price
 from genai_prices.data_snapshot import get_snapshot
+from hypothesis import given
+from hypothesis import strategies as st
 
 from router.core.datamodels import Flag, TokenUsage
 from router.core.pricing import cost_nanousd, estimate_usd
@@ -156,6 +158,18 @@ def test_the_row_is_right_at_every_moment_up_to_its_end_and_changes_there(book):
         assert fresh.tiers == row.tiers
         assert book.row("deepseek/deepseek-v4-flash", row.valid_until_utc).tiers != row.tiers
         moment = row.valid_until_utc
+
+
+@given(st.lists(st.datetimes(datetime(2026, 8, 1), datetime(2027, 2, 1), timezones=st.just(UTC)), max_size=12))  # noqa: DTZ001
+def test_whatever_was_asked_before_the_row_is_that_of_the_moment(book, moments):
+    for moment in moments:
+        for host, name in (("deepseek", "deepseek-v4-flash"), ("google", "gemini-4-argon")):
+            row = book.row(f"{host}/{name}", moment)
+            usage = Usage(input_tokens=1000, output_tokens=300)
+            theirs = calc_price(usage, name, provider_id=host, genai_request_timestamp=moment)
+            assert estimate_usd(row, 1000, 300) == theirs.total_price
+            assert row.effective_from_utc <= moment
+            assert row.valid_until_utc is None or moment < row.valid_until_utc
 
 
 def test_the_same_row_object_is_given_while_it_holds(book):
