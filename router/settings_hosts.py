@@ -1,11 +1,10 @@
-"""Figures that a config may name instead of giving: providers by prefix, engines by coefficient preset."""
+"""Providers that a model's prefix may name: how they are spoken to, where, and with whose key."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from local_llm.datamodels import EngineCoefficients
 from router.settings_types import Wire
 
 
@@ -47,14 +46,4 @@ PROVIDERS: Mapping[str, ProviderHost] = {
     "cohere": _through_litellm("COHERE_API_KEY"),
     "gemini": _through_litellm("GEMINI_API_KEY"),
     "perplexity": _through_litellm("PERPLEXITYAI_API_KEY"),
-}
-
-# Fitted to published vLLM 0.19 sweeps (arXiv:2606.11690 raw data, 512 in / 256 out): throughput within 4 %, time per
-# output token within 24 %. `embedded-cpu` is one llama.cpp thread with a 135M Q4 model. None of them was measured on
-# the machine at hand, so none counts as calibrated.
-COEFFICIENT_PRESETS: Mapping[str, EngineCoefficients] = {
-    "h100-8b-fp16": EngineCoefficients("h100-8b-fp16", 6.37e-3, 18.0e-6, 87e-9, 35.0e-6, 2e-10, api_s=13.6e-3),
-    "h100-8b-fp8": EngineCoefficients("h100-8b-fp8", 4.57e-3, 19.8e-6, 62e-9, 27.3e-6, 2e-10, api_s=13.3e-3),
-    "a100-8b-fp16": EngineCoefficients("a100-8b-fp16", 11.95e-3, 35.0e-6, 195e-9, 71.9e-6, 4e-10, api_s=18.8e-3),
-    "embedded-cpu": EngineCoefficients("embedded-cpu", 2e-3, 8e-3, 1e-6, 2e-3, 0.0, practical_batch=4.0, api_s=5e-3),
 }

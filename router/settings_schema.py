@@ -232,8 +232,8 @@ class LocalFile(Section):
     ) = Field(
         None,
         description=(
-            "step-time model of the engine: h100-8b-fp16, h100-8b-fp8, a100-8b-fp16, embedded-cpu, or the figures "
-            "{t0_s, c_seq_s, c_kv_s, c_prefill_s, c_att_s}; default h100-8b-fp16 (embedded: embedded-cpu)"
+            "step-time model of the engine: h100-8b-fp16, h100-8b-fp8, a100-8b-fp16, embedded-cpu, unknown, or the "
+            "figures {t0_s, c_seq_s, c_kv_s, c_prefill_s, c_att_s}; default unknown (embedded: embedded-cpu)"
         ),
     )
 

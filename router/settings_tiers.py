@@ -5,11 +5,12 @@ from __future__ import annotations
 from decimal import Decimal
 from pathlib import Path as FilePath
 
+from local_llm.coefficients import PRESETS
 from local_llm.datamodels import EngineCoefficients, SloTargets
 from local_llm.embedded import DEFAULT_SLOT_CONTEXT_TOKENS, DEFAULT_SLOTS, MODEL_NAME
 from router.core.hardware import OwnedHardware
 from router.settings_checks import Note, Secrets, check_base, check_name, did_you_mean
-from router.settings_hosts import COEFFICIENT_PRESETS, PROVIDERS
+from router.settings_hosts import PROVIDERS
 from router.settings_schema import (
     ApiModelFile,
     ApiTierFile,
@@ -229,17 +230,17 @@ def _hardware(file: RentedFile | OwnedFile | None, note: Note) -> Hardware | Non
 
 def _coefficients(file: str | CoefficientsFile | None, embedded: bool, note: Note) -> EngineCoefficients:
     path: Path = ("tiers", "local", "coefficients")
-    default = COEFFICIENT_PRESETS["embedded-cpu" if embedded else "h100-8b-fp16"]
+    default = PRESETS["embedded-cpu" if embedded else "unknown"]
     if file is None:
         return default
     if isinstance(file, str):
-        if file not in COEFFICIENT_PRESETS:
+        if file not in PRESETS:
             note(
                 path,
-                f"{file!r} is not known{did_you_mean(file, COEFFICIENT_PRESETS)}; "
-                f"say one of {', '.join(COEFFICIENT_PRESETS)}, or give the figures",
+                f"{file!r} is not known{did_you_mean(file, PRESETS)}; "
+                f"say one of {', '.join(PRESETS)}, or give the figures",
             )
-        return COEFFICIENT_PRESETS.get(file, default)
+        return PRESETS.get(file, default)
     if file.t0_s is None or file.c_seq_s is None or file.c_kv_s is None or file.c_prefill_s is None:
         note(path, "needs t0_s, c_seq_s, c_kv_s and c_prefill_s, or the name of a preset")
         return default

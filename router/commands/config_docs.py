@@ -15,8 +15,9 @@ from annotated_types import Ge, Gt, Le
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from local_llm.coefficients import PRESETS
 from router.settings import NOT_ACTED_ON
-from router.settings_hosts import COEFFICIENT_PRESETS, PROVIDERS
+from router.settings_hosts import PROVIDERS
 from router.settings_schema import ConfigFile, Section
 
 _HEAD = """# Configuration
@@ -68,8 +69,8 @@ def render() -> str:
         "|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| `{c.name}` | {c.t0_s:g} | {c.c_seq_s:g} | {c.c_kv_s:g} | {c.c_prefill_s:g} | {c.c_att_s:g} |"
-        for c in COEFFICIENT_PRESETS.values()
+        f"| `{c.name}` | {c.t0_s:.3g} | {c.c_seq_s:.3g} | {c.c_kv_s:.3g} | {c.c_prefill_s:.3g} | {c.c_att_s:.3g} |"
+        for c in PRESETS.values()
     ]
     if NOT_ACTED_ON:
         lines += ["", "## Accepted, not acted on yet", ""]

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
+from local_llm.datamodels import GpuReading
+from local_llm.nvml import Nvml
 from router.checks import Check, State
 from router.commands import doctor_checks as look
 from router.commands.output import Format, write_json, write_rows
@@ -16,18 +19,38 @@ from router.settings import Settings, load_settings
 _ORDER = (State.OK, State.OFF, State.WARN, State.FAIL)
 
 
-def examine(settings: Settings, *, at_utc: datetime, claims: Mapping[str, Sequence[str]]) -> list[Check]:
-    """Every check that needs no running gateway. `claims` maps top-level packages to the distributions with them."""
+def examine(
+    settings: Settings,
+    *,
+    at_utc: datetime,
+    claims: Mapping[str, Sequence[str]],
+    gpus: Sequence[GpuReading],
+    gpu_problem: str | None,
+) -> list[Check]:
+    """Every check that needs no running gateway.
+
+    `claims` maps top-level packages to the distributions that have them; `gpus` is what NVML reads, with the reason
+    in `gpu_problem` when that is nothing.
+    """
     return [
         *look.config(settings),
         *look.packages(claims),
         *look.access(settings),
         *look.local_tier(settings),
+        *look.gpus(gpus, gpu_problem),
         *look.api_tiers(settings),
         *look.price_rows(settings, at_utc),
         *look.database(settings),
         *look.levers(settings),
     ]
+
+
+def _read_gpus() -> dict[str, Any]:
+    nvml = Nvml()
+    try:
+        return {"gpus": nvml.read(), "gpu_problem": nvml.problem}
+    finally:
+        nvml.close()
 
 
 def run(config: Path | None, form: Format) -> bool:
@@ -37,7 +60,7 @@ def run(config: Path | None, form: Format) -> bool:
     except ConfigError as error:
         checks = [Check("config", State.FAIL, line, "see docs/configuration.md") for line in error.lines()]
     else:
-        checks = examine(settings, at_utc=datetime.now(UTC), claims=packages_distributions())
+        checks = examine(settings, at_utc=datetime.now(UTC), claims=packages_distributions(), **_read_gpus())
     rows = [
         {"state": check.state.value, "name": check.name, "detail": check.detail, "cure": check.cure} for check in checks
     ]

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from local_llm.datamodels import GpuReading
 from local_llm.embedded import EmbeddedModelError, engine_installed, find_model
 from router.checks import Check, State
 from router.commands.price_book import book_of
@@ -96,12 +97,25 @@ def local_tier(settings: Settings) -> Iterator[Check]:
     else:
         yield _external(name, local.api_base or "")
     if not local.coefficients.calibrated and local.engine is not Engine.EMBEDDED:
-        detail = f"step times are those of the preset {local.coefficients.name}, not measured on this engine"
-        yield Check("engine coefficients", State.WARN, detail, "give measured figures in tiers.local.coefficients")
-    driver = Path("/proc/driver/nvidia/version").exists()
-    yield Check(
-        "gpu driver", State.OK if driver else State.OFF, "NVIDIA driver loaded" if driver else "no NVIDIA driver loaded"
-    )
+        detail = f"step times are guessed (preset {local.coefficients.name}), not measured on this kind of GPU"
+        yield Check(
+            "engine coefficients", State.WARN, detail, "name a preset or give figures in tiers.local.coefficients"
+        )
+
+
+def gpus(readings: Sequence[GpuReading], problem: str | None) -> Iterator[Check]:
+    """What NVML sees. `problem` says why it sees nothing."""
+    if not readings:
+        yield Check("gpu", State.OFF, problem or "none seen")
+    for gpu in readings:
+        name = f"gpu {gpu.index}: {gpu.name}"
+        if gpu.problem is not None:
+            yield Check(name, State.FAIL, gpu.problem, "see nvidia-smi and the kernel's log")
+        elif gpu.throttle_reasons:
+            yield Check(name, State.WARN, f"is slowed down: {', '.join(gpu.throttle_reasons)}", "see cooling and power")
+        else:
+            memory = f"{gpu.memory_total_bytes / 2**30:.0f} GiB" if gpu.memory_total_bytes else "memory not told"
+            yield Check(name, State.OK, memory)
 
 
 def _embedded(name: str, model_path: Path | None) -> Check:
