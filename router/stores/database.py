@@ -149,14 +149,12 @@ class Database:
         return [self._give_feedback(f) for f in batch.feedback]
 
     def _give_feedback(self, f: FeedbackGiven) -> bool:
-        self._cursor.execute(
-            self._sql.feedback,
-            (f.score, rows.storable(f.comment), f.received_at_us, f.request_id, f.tenant is None, f.tenant or ""),
-        )
+        whose = (rows.storable(f.request_id), f.tenant is None, rows.storable(f.tenant) or "")
+        self._cursor.execute(self._sql.feedback, (f.score, rows.storable(f.comment), f.received_at_us, *whose))
         if self._cursor.rowcount == 1:
             return True
-        # Not the first opinion to arrive, but perhaps an older one: the request is known all the same.
-        self._cursor.execute(self._sql.owned, (f.request_id, f.tenant is None, f.tenant or ""))
+        # Perhaps an older opinion, arriving late: the request is known all the same.
+        self._cursor.execute(self._sql.owned, whose)
         return self._cursor.fetchone() is not None
 
     def _drop_replays(self, batch: Batch) -> None:

@@ -37,6 +37,7 @@ ATTEMPT_COLUMNS = tuple(c.name for c in schema.attempt.columns)
 REQUEST_COLUMNS = tuple(c.name for c in schema.request.columns)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 _encode = msgspec.json.Encoder(decimal_format="string").encode
 
 
@@ -71,7 +72,7 @@ _decision = Shape(Decision, "score", "moment", "ranked", "alternatives")
 
 def to_us(moment: datetime) -> int:
     """An aware datetime as microseconds since 1970 UTC."""
-    return round(moment.timestamp() * 1_000_000)
+    return (moment - _EPOCH) // _MICROSECOND
 
 
 def from_us(us: int) -> datetime:

@@ -89,7 +89,7 @@ class SqlLedger:
             await self._writer.submit(Reserved(hold, self._instance), spends=hold.reserve_nanousd > 0)
         except BaseException:
             # Refused, or the caller has gone: should the event arrive late all the same, nothing is open.
-            self._writer.post(Released(hold.request_id, hold.tenant))
+            self._writer.withdraw(Released(hold.request_id, hold.tenant))
             raise
 
     async def open_attempt(self, attempt: AttemptOpened) -> None:

@@ -103,6 +103,12 @@ class Writer:
         if self._linger is None and loop is not None:
             self._linger = loop.call_later(self._config.linger_s, self._nudge)
 
+    def withdraw(self, event: Event) -> None:
+        """`post` an event that undoes one whose way is unknown: it follows on both ways."""
+        self.post(event)
+        if self._committer.direct and (self._spool.pending or self._spooler.waiting_events):
+            self._spooler.put(Entry(event, None, 0.0))
+
     def _nudge(self) -> None:
         self._linger = None
         loop = self._callers.loop
