@@ -66,13 +66,24 @@ class EngineLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Others:
+    """What is in an engine beside what this router sent."""
+
+    n: float = 0.0
+    streaming: float = 0.0
+    context_tokens: float = 0.0
+    waiting_prompt_tokens: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class InflightState:
     """The router's own count of what is in the engine, at `taken_at_s` (monotonic).
 
     n: in flight; waiting_prompt_tokens: dispatched without a first token; streaming: sequences past their first
     token; context_tokens: tokens those hold; reserved_tokens: sum of prompt + expected output; prefill_share: share
     of step time spent in prefill (decaying mean); bucket_s: seconds of prefill work not yet drained;
-    unseen_factor: load by others on the same engine, >= 1.
+    unseen_factor: load by others on the same engine, >= 1, in proportion to ours; others_*: what the engine held beside
+    ours at the last looks at it, a floor under that.
     """
 
     n: int = 0
@@ -85,6 +96,10 @@ class InflightState:
     bucket_at_s: float = 0.0
     unseen_factor: float = 1.0
     taken_at_s: float = 0.0
+    others_n: float = 0.0
+    others_streaming: float = 0.0
+    others_context_tokens: float = 0.0
+    others_waiting_prompt_tokens: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

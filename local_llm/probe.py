@@ -38,11 +38,9 @@ class AiohttpGet:
 
     async def __call__(self, url: str, *, headers: Mapping[str, str], timeout_s: float, max_bytes: int) -> Page:
         """One page. Raises `ProbeError`."""
-        if self._session is None:
-            self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False)
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
-            async with self._session.get(url, headers=headers, timeout=timeout, allow_redirects=False) as response:
+            async with self._opened().get(url, headers=headers, timeout=timeout, allow_redirects=False) as response:
                 body = bytearray()
                 async for chunk in response.content.iter_chunked(65536):
                     body += chunk
@@ -53,6 +51,26 @@ class AiohttpGet:
             raise ProbeError(f"no answer within {timeout_s:g} s") from error
         except aiohttp.ClientConnectorError as error:
             raise ProbeError("connection refused") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise ProbeError(type(error).__name__) from error
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False)
+        return self._session
+
+    async def one_token(self, base_url: str, *, model: str, headers: Mapping[str, str], timeout_s: float) -> bool:
+        """Whether the engine at `base_url` (with /v1) generates a token within `timeout_s`. Raises `ProbeError`."""
+        body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        try:
+            async with self._opened().post(
+                f"{base_url}/chat/completions", json=body, headers=headers, timeout=timeout, allow_redirects=False
+            ) as response:
+                await response.read()
+                return response.status == 200
+        except TimeoutError as error:
+            raise ProbeError(f"no token within {timeout_s:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise ProbeError(type(error).__name__) from error
 

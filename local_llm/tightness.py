@@ -33,8 +33,8 @@ def tightness(
     """Tightness of the engine for a request of P prompt and O expected output tokens at `now_s` (monotonic).
 
     `state.unseen_factor` multiplies all that is counted, for load by others on the same engine; the bucket in `state`
-    carries it already. KV is left out where the engine does not tell
-    its size. Never raises for positive SLO targets and factors; never negative.
+    carries it already. `state.others_*` are a floor: a factor says nothing while we have nothing in there ourselves. KV
+    is left out where the engine does not tell its size. Never raises for positive targets and factors; never negative.
     """
     k = state.unseen_factor
     n = k * state.n
@@ -42,6 +42,14 @@ def tightness(
     context = k * state.context_tokens
     waiting_prompt = k * state.waiting_prompt_tokens
     reserved = k * state.reserved_tokens
+    if state.others_n > 0.0:
+        n = max(n, state.n + state.others_n)
+        streaming = max(streaming, state.streaming + state.others_streaming)
+        context = max(context, state.context_tokens + state.others_context_tokens)
+        waiting_prompt = max(waiting_prompt, state.waiting_prompt_tokens + state.others_waiting_prompt_tokens)
+        reserved = max(
+            reserved, state.reserved_tokens + state.others_context_tokens + state.others_waiting_prompt_tokens
+        )
     c = coefficients
 
     step = c.t0_s + c.c_seq_s * streaming + c.c_kv_s * context
