@@ -99,7 +99,7 @@ class PrometheusTelemetry:
             "router_overhead_seconds", "Time of a request spent in the gateway itself", _OVERHEAD_BUCKETS
         )
         self._warnings = counter("router_warnings_total", "Alerts by event", "event")
-        self._failures = counter("router_telemetry_failures_total", "Requests that could not be counted")
+        self._failures = counter("router_telemetry_failures_total", "Records and readings that could not be counted")
 
     def request_done(self, record: RoutingRecord, *, overhead_s: float) -> None:
         """Count a finished request. Never raises: a number that is missing must not cost a caller the answer."""
@@ -172,7 +172,7 @@ class PrometheusTelemetry:
 
     def gauge(self, name: str, text: str, read: Callable[[], float | None]) -> None:
         """A gauge that is read when `/metrics` is; `None` leaves it out, for what is not known."""
-        self.registry.register(_LiveGauge(name, text, None, lambda: {"": read()}))
+        self.registry.register(_LiveGauge(name, text, None, lambda: {"": read()}, self._failures))
 
     def gauges(self, name: str, text: str, label: str, read: Callable[[], Mapping[str, float | None]]) -> None:
         """The same for one gauge per value of `label`, a model; names that are not configured are `other`."""
@@ -180,7 +180,7 @@ class PrometheusTelemetry:
         def known() -> dict[str, float | None]:
             return {value if value in self._models else OTHER: number for value, number in read().items()}
 
-        self.registry.register(_LiveGauge(name, text, label, known))
+        self.registry.register(_LiveGauge(name, text, label, known, self._failures))
 
     def states(self, name: str, text: str, states: tuple[str, ...], read: Callable[[], str]) -> None:
         """One series for each of `states` (and `other`), 1 for the current one and 0 for the rest."""
@@ -190,7 +190,7 @@ class PrometheusTelemetry:
             current = current if current in states else OTHER
             return {state: float(state == current) for state in (*states, OTHER)}
 
-        self.registry.register(_LiveGauge(name, text, "state", one_hot))
+        self.registry.register(_LiveGauge(name, text, "state", one_hot, self._failures))
 
     def watch(
         self,
@@ -258,9 +258,17 @@ class _LogPace:
 
 
 class _LiveGauge:
-    """A collector whose values are read at the moment of the scrape."""
+    """A collector whose values are read at the moment of the scrape; one that fails is left out and counted."""
 
-    def __init__(self, name: str, text: str, label: str | None, read: Callable[[], Mapping[str, float | None]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        label: str | None,
+        read: Callable[[], Mapping[str, float | None]],
+        failures: Counter,
+    ) -> None:
+        self._failures = failures
         self._name = name
         self._text = text
         self._label = label
@@ -268,7 +276,12 @@ class _LiveGauge:
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         family = GaugeMetricFamily(self._name, self._text, labels=[self._label] if self._label else [])
-        for value, number in self._read().items():
+        try:
+            values = self._read()
+        except Exception:  # noqa: BLE001 - one reading must not cost us the page with all the others
+            self._failures.inc()
+            return
+        for value, number in values.items():
             if number is not None:
                 family.add_metric([value] if self._label else [], number)
         yield family
