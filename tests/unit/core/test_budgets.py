@@ -106,6 +106,26 @@ def test_spending_starts_from_what_the_ledger_shows():
     assert b.try_reserve(1 * USD)
 
 
+def test_spending_of_the_open_windows_can_be_carried_over_from_the_ledger():
+    b = book(day=10, month=100)
+    assert b.windows == {Period.DAY: window_at(Period.DAY, NOON), Period.MONTH: window_at(Period.MONTH, NOON)}
+    b.carry_over({Period.DAY: 9 * USD, Period.MONTH: 95 * USD})
+    assert spent(b) == {"day": 9 * USD, "month": 95 * USD}
+    assert not b.try_reserve(2 * USD)
+    b.carry_over({Period.DAY: 0})
+    assert spent(b) == {"day": 0, "month": 95 * USD}
+    with pytest.raises(ValueError, match="negative"):
+        b.carry_over({Period.DAY: -1})
+
+
+def test_money_carried_over_is_not_taken_for_spending_of_the_last_minute():
+    wall = Wall()
+    b = book(wall, day=1440)
+    b.carry_over({Period.DAY: 1000 * USD})
+    wall.now += timedelta(minutes=1)
+    assert b.states(wall.now)[0].pace < PACE_START
+
+
 def test_the_truth_is_booked_even_where_it_exceeds_the_reservation():
     b = book(day=10)
     b.try_reserve(1 * USD)
