@@ -142,7 +142,9 @@ class BudgetBook:
         return {account.period: account.window for account in self._accounts}
 
     def carry_over(self, spent_nanousd: Mapping[Period, int]) -> None:
-        """Add what the books show as spent in these windows before this process began."""
+        """Add what the books show as spent in these windows before this process began; once, at start."""
+        if any(amount < 0 for amount in spent_nanousd.values()):
+            raise ValueError("what was spent must not be negative")
         self._accounts = [
             replace(
                 account,
@@ -156,21 +158,6 @@ class BudgetBook:
     def reserved_nanousd(self) -> int:
         """Sum of the open reservations."""
         return self._reserved_nanousd
-
-    @property
-    def windows(self) -> Mapping[Period, Window]:
-        """The windows that are open now, as stored."""
-        return {account.period: account.window for account in self._accounts}
-
-    def carry_over(self, spent_nanousd: Mapping[Period, int]) -> None:
-        """Take over what the ledger shows as spent in `windows`, before the first request is served."""
-        if any(amount < 0 for amount in spent_nanousd.values()):
-            raise ValueError("what was spent must not be negative")
-        self._accounts = [
-            replace(account, spent_nanousd=spent, paced_spent_nanousd=spent)
-            for account in self._accounts
-            for spent in [spent_nanousd.get(account.period, account.spent_nanousd)]
-        ]
 
     def try_reserve(self, nanousd: int) -> bool:
         """Take room in every window, or nothing. A reservation of 0 always passes."""

@@ -112,8 +112,8 @@ def test_spending_of_the_open_windows_can_be_carried_over_from_the_ledger():
     b.carry_over({Period.DAY: 9 * USD, Period.MONTH: 95 * USD})
     assert spent(b) == {"day": 9 * USD, "month": 95 * USD}
     assert not b.try_reserve(2 * USD)
-    b.carry_over({Period.DAY: 0})
-    assert spent(b) == {"day": 0, "month": 95 * USD}
+    b.carry_over({Period.MONTH: 5 * USD})
+    assert spent(b) == {"day": 9 * USD, "month": 100 * USD}
     with pytest.raises(ValueError, match="negative"):
         b.carry_over({Period.DAY: -1})
 
