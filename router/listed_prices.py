@@ -100,6 +100,15 @@ def _known_hosts(model: str, snapshot: DataSnapshot) -> str:
     return "no price list has it"
 
 
+def listed_context_window_tokens(model: str) -> int | None:
+    """The context window the list knows for `model`; `None` where it knows none, or not the model."""
+    try:
+        _, entry = _find(model, None)
+    except PriceUnknown:
+        return None
+    return entry.context_window
+
+
 def listed_row(model: str, provider: str | None, at_utc: datetime, processing: str) -> tuple[PriceRow, list[datetime]]:
     """The list's row in force at `at_utc`, and the instants around it at which another one may be.
 

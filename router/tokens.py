@@ -80,8 +80,8 @@ class TiktokenCounter:
     def count(self, texts: Sequence[str], *, messages: int) -> tuple[int, bool]:
         """(tokens, estimated) of `messages` messages holding `texts`: 3 a message, 3 for the reply, and the texts'.
 
-        Bounded in time; exact up to 8,000 characters not seen before, in texts of at most 4,000. Any text is safe, special
-        tokens in it count as the characters they are.
+        Bounded in time; exact up to 8,000 characters not seen before, in texts of at most 4,000. Any text is safe:
+        special tokens in it count as the characters they are.
         """
         total = TOKENS_PER_MESSAGE * messages + TOKENS_PER_REPLY
         estimated = self._encoding is None

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from router.core.datamodels import Flag, TokenUsage
 from router.core.pricing import cost_nanousd, estimate_usd
 from router.errors import ConfigError
+from router.listed_prices import listed_context_window_tokens
 from router.prices import PriceBook, PriceUnknown
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)  # a Monday
@@ -369,6 +370,11 @@ def test_versions_tell_the_package_and_digests_of_our_own_rows(book):
     assert book.versions()["overrides"] == "none"
     assert book.versions()["shipped"] == PriceBook.load().versions()["shipped"]
     assert PriceBook.load({"m": LUNA}).versions()["overrides"] != PriceBook.load({"n": LUNA}).versions()["overrides"]
+
+
+def test_the_context_window_is_known_where_the_list_tells_it_and_none_elsewhere():
+    assert listed_context_window_tokens("openai/gpt-6.1-sol") == 400_000
+    assert listed_context_window_tokens("openai/gpt-99") is None
 
 
 def test_importing_and_loading_the_book_does_not_import_the_list():
