@@ -26,9 +26,9 @@ _encode = msgspec.json.Encoder().encode
 _CONTAINERS = frozenset((dict, list))
 # One scan for both escapes that matter: NUL is refused, and an escaped quote would upset the count of quotes.
 _NUL_OR_QUOTE = re.compile(rb"\\u00(?:00|22)")
-# A backslash run of odd length before `u`: an escape. An even one is escaped backslashes followed by plain text.
-_NUL_ESCAPE = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-_SURROGATE_ESCAPE = re.compile(rb"(?<!\\)(?:\\\\)*\\u[dD][89a-fA-F]")
+# Whole runs of backslashes: one of odd length makes an escape, an even one is escaped backslashes before plain text.
+_NUL_ESCAPE = re.compile(rb"(?<!\\)(\\+)u0000")
+_SURROGATE_ESCAPE = re.compile(rb"(?<!\\)(\\+)u[dD][89a-fA-F]")
 _POSITION = re.compile(r"\(byte (\d+)\)")
 
 
@@ -83,7 +83,7 @@ def _refuse_nul_and_duplicates(body: bytes, document: dict[str, Any]) -> None:
     """
     escape = _NUL_OR_QUOTE.search(body)
     if escape is not None:
-        if _NUL_ESCAPE.search(body) is not None:
+        if _is_escaped(_NUL_ESCAPE, body):
             raise BadRequest("the body holds a NUL character (\\u0000); remove it", code="invalid_json", param="body")
     elif body.count(b'"') == _count_quotes(document):
         return
@@ -91,6 +91,10 @@ def _refuse_nul_and_duplicates(body: bytes, document: dict[str, Any]) -> None:
         json.loads(body, object_pairs_hook=_unique)
     except ValueError as error:  # a number only this parser refuses
         raise BadRequest(f"the body is not valid JSON: {error}", code="invalid_json", param="body") from None
+
+
+def _is_escaped(escape: re.Pattern[bytes], body: bytes) -> bool:
+    return any(len(found[1]) % 2 for found in escape.finditer(body))
 
 
 def _count_quotes(document: dict[str, Any]) -> int:
@@ -151,7 +155,7 @@ def _malformed(body: bytes, error: msgspec.DecodeError) -> BadRequest:
         what = f"NaN at byte {at} is not a JSON number"
     elif at >= 0 and body[at : at + 8] == b"Infinity":
         what = f"Infinity at byte {at} is not a JSON number"
-    elif _SURROGATE_ESCAPE.search(body) is not None:
+    elif _is_escaped(_SURROGATE_ESCAPE, body):
         what = f"it holds an unpaired surrogate escape, or is cut short ({text})"
     else:
         what = text.removeprefix("JSON is malformed: ").partition(" - at ")[0]

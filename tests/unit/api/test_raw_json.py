@@ -129,6 +129,12 @@ def test_a_big_body_may_not_unfold_into_millions_of_objects() -> None:
     assert MAX_CONTAINERS_OF_BIG_BODY > 1001
 
 
+def test_endless_backslashes_are_read_in_one_pass() -> None:
+    run = b"\\\\" * 2_000_000
+    assert decode_object(b'{"a":"' + run + b'u0000"}')[0]["a"].endswith("\\u0000")
+    assert "NUL" in refusal(b'{"a":"' + run + b'\\u0000"}').message
+
+
 def test_a_refusal_never_quotes_the_body() -> None:
     for body in (b'{"a": secretword}', b'{"a":"secretword', b'{"a":"secretword\\ud800"}', b'{"a":"secretword\xff"}'):
         assert "secretword" not in refusal(body).message
