@@ -24,7 +24,6 @@ from router.ports import Deps, PlainReply
 from router.settlement import Case, Settlement, outcome_of_exit, refused_record
 
 _TOKENS_PER_IMAGE = 800
-_BYTES_PER_SCHEMA_TOKEN = 4
 
 __all__ = ["AnswerMeta", "Described", "PlainAnswer", "StreamAnswer", "choose", "consider", "describe", "handle_chat"]
 
@@ -70,11 +69,9 @@ def describe(chat: ChatRequest, tenant: str, deps: Deps) -> Described:
     """Count tokens, take features, score; no I/O. Raises NotFound for an unknown model."""
     received_at_s = deps.clock.now_s()
     target = resolve(chat.requested_model, deps.candidates)
-    tokens, estimated = deps.tokens.count(chat.texts, messages=chat.message_count)
-    if chat.has_tools:
-        tokens += len(bytes(chat.fields.get("tools", b""))) // _BYTES_PER_SCHEMA_TOKEN
-    if chat.has_images:
-        tokens, estimated = tokens + _TOKENS_PER_IMAGE, True
+    tokens, estimated = deps.tokens.count((*chat.texts, *chat.schema_texts), messages=chat.message_count)
+    if chat.image_count:
+        tokens, estimated = tokens + chat.image_count * _TOKENS_PER_IMAGE, True
     seen = featurize(
         texts=chat.texts,
         system_text=chat.system_text,
@@ -102,15 +99,15 @@ def describe(chat: ChatRequest, tenant: str, deps: Deps) -> Described:
         stream=chat.stream,
         max_output_tokens=chat.max_output_tokens,
         n=chat.n,
-        pinned_model=target.pinned_model,
-        pinned_tier=target.pinned_tier,
+        pinned_model=target.pinned.name if target.pinned is not None else None,
+        pinned_tier=target.tier,
         locality=Locality.LOCAL_ONLY if local_only else Locality.ANY,
         quality_floor_ratio=chat.controls.quality_floor_ratio,
         max_nanousd=chat.controls.max_nanousd,
         session=chat.controls.session,
     )
     score, flags = _score(seen, deps)
-    return Described(chat, facts, seen, score, deps.policies[target.preset], deps.clock.now_utc(), flags)
+    return Described(chat, facts, seen, score, deps.policies[target.preset or ""], deps.clock.now_utc(), flags)
 
 
 def _class_of(chat: ChatRequest, input_tokens: int) -> str:

@@ -243,7 +243,8 @@ class LiveState:
         if room is None:
             return None
         tokens = max(1, round(facts.estimate.input_tokens * self._ratios.get(candidate.name, 1.0)))
-        inner = room.inflight.enter(self._clock.now_s(), tokens, facts.estimate.output_mean_tokens * facts.n, streamed=facts.stream)
+        output = facts.estimate.output_mean_tokens * facts.n
+        inner = room.inflight.enter(self._clock.now_s(), tokens, output, streamed=facts.stream)
         return Ticket(inner, self._clock, self._wake_waiters)
 
     def _wake_waiters(self) -> None:

@@ -38,7 +38,7 @@ _PATTERNS = (
 )
 
 # At these levels our dependencies log whole requests, so they never get lower than this.
-_TALKATIVE = ("LiteLLM", "litellm", "openai", "httpx", "httpcore", "aiohttp", "sqlalchemy", "asyncio", "uvicorn.access")
+_TALKATIVE = ("LiteLLM", "litellm", "openai", "httpx", "httpcore", "aiohttp", "sqlalchemy", "asyncio", "uvicorn")
 
 
 class Redactor:

@@ -30,7 +30,12 @@ def usage_chunk(answer: StreamAnswer) -> bytes:
         counted = answer.usage
         prompt = counted.input_tokens if counted is not None else 0
         output = counted.output_tokens if counted is not None else 0
-        usage = {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output, "estimated": True}
+        usage = {
+            "prompt_tokens": prompt,
+            "completion_tokens": output,
+            "total_tokens": prompt + output,
+            "estimated": True,
+        }
         chunk = {
             "id": answer.meta.request_id,
             "object": "chat.completion.chunk",

@@ -6,15 +6,14 @@ from local_llm.datamodels import LocalSnapshot, ProcessState
 from router.core.datamodels import (
     BudgetState,
     Candidate,
-    CircuitState,
     Locality,
     PolicyConfig,
-    ProviderHealth,
     Reject,
     RequestFacts,
     Snapshot,
     Tier,
 )
+from router.core.health import is_open
 
 _SEVERE_THROTTLE = frozenset({"hw_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"})
 
@@ -45,7 +44,7 @@ def why_not(
     if _lacks_capability(candidate, facts):
         against.append(Reject.CAPABILITY_MISSING)
     health = snapshot.health.get(candidate.name)
-    if health is not None and not is_callable(health, snapshot.now_s):
+    if health is not None and is_open(health, snapshot.now_s):
         against.append(Reject.BREAKER_OPEN)
     if candidate.tier is Tier.LOCAL:
         against += engine_problems(snapshot.engines.get(candidate.name), snapshot.now_s)
@@ -77,13 +76,6 @@ def _lacks_capability(candidate: Candidate, facts: RequestFacts) -> bool:
         or (facts.needs_images and not candidate.supports_images)
         or (facts.needs_json and not candidate.supports_json)
     )
-
-
-def is_callable(health: ProviderHealth, now_s: float) -> bool:
-    """Closed; or the cool-down is over and no other probe is under way."""
-    if health.state is CircuitState.CLOSED:
-        return True
-    return now_s >= health.open_until_at_s and not health.probe_in_flight
 
 
 def engine_problems(engine: LocalSnapshot | None, now_s: float) -> list[Reject]:

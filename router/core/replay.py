@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
+from typing import Any
 
 import msgspec
 
@@ -54,7 +55,14 @@ class Moment:
     scorer_version: str
 
 
-_encoder = msgspec.json.Encoder(decimal_format="string", order="deterministic")
+def _plain(value: Any) -> Any:
+    """A read-only mapping is a dict on paper."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"a decision cannot rest on a {type(value).__name__}")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_plain, decimal_format="string", order="deterministic")
 _world_decoder = msgspec.json.Decoder(World)
 _moment_decoder = msgspec.json.Decoder(Moment)
 

@@ -23,6 +23,7 @@ from router.core.datamodels import (
     Tier,
     TokenEstimate,
 )
+from router.core.health import begin_probe
 from router.core.policy import congestion_usd_per_gpu_s, decide
 from router.core.replay import moment_bytes, restore, world_bytes
 from tests.fakes import (
@@ -164,7 +165,7 @@ def test_a_dead_cheap_tier_is_passed_over():
 
 def test_a_half_open_circuit_lets_one_probe_through():
     cooled = ProviderHealth(CircuitState.OPEN, 3, open_until_at_s=999.0)
-    probing = replace(cooled, state=CircuitState.HALF_OPEN, probe_in_flight=True)
+    probing = begin_probe(cooled, 1000.0)
     assert decide(facts(), MIDDLE, ALL, snapshot(health={CHEAP.name: cooled}), CFG).chosen == CHEAP
     assert decide(facts(), MIDDLE, ALL, snapshot(health={CHEAP.name: probing}), CFG).chosen == BIG
 

@@ -1,0 +1,116 @@
+"""Run a gateway: uvicorn on uvloop and httptools, a banner for people, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+import sys
+from collections.abc import Iterator
+
+import uvicorn
+import uvloop
+
+from router import __version__
+from router.api.app import create_app
+from router.bootstrap import Gateway, build
+from router.settings_types import Settings
+
+_ENGINE_PATIENCE_S = 10.0
+_GC_THRESHOLD = 20_000
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Server(uvicorn.Server):
+    """The first signal drains: requests under way finish, new ones get 503. The second one ends at once."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+        self._drain: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Ours instead of uvicorn's, which raises the signal again at the end: we have engine and books to close."""
+        loop = asyncio.get_running_loop()
+        for sig in _SIGNALS:
+            loop.add_signal_handler(sig, self._on_signal)
+        try:
+            yield
+        finally:
+            for sig in _SIGNALS:
+                loop.remove_signal_handler(sig)
+
+    def _on_signal(self) -> None:
+        if self._gateway.draining:
+            self.should_exit = self.force_exit = True
+            return
+        self._gateway.draining = True
+        self._drain = asyncio.create_task(self._finish())
+
+    async def _finish(self) -> None:
+        ends_at_s = self._gateway.clock.now_s() + self._gateway.settings.server.drain_grace_s
+        while self._gateway.in_flight.count and self._gateway.clock.now_s() < ends_at_s:  # noqa: ASYNC110 - has a deadline
+            await asyncio.sleep(0.02)
+        self.should_exit = True
+
+
+async def run(gateway: Gateway, *, host: str, port: int, quiet: bool = False) -> None:
+    """Serve until told to stop. Raises OSError when the port is taken."""
+    await gateway.start()
+    try:
+        config = uvicorn.Config(
+            create_app(gateway.face()),
+            host=host,
+            port=port,
+            loop="uvloop",
+            http="httptools",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=5,
+            backlog=2048,
+        )
+        server = _Server(config, gateway)
+        announcing = asyncio.create_task(_announce(gateway, server, host, port, quiet=quiet))
+        # What lives now lives for good: the collector need not look at it at every turn.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(_GC_THRESHOLD, 50, 50)
+        try:
+            await server.serve()
+        finally:
+            announcing.cancel()
+    finally:
+        await gateway.stop()
+
+
+async def _announce(gateway: Gateway, server: uvicorn.Server, host: str, port: int, *, quiet: bool) -> None:
+    while not server.started:  # noqa: ASYNC110 - uvicorn tells it by a flag only
+        await asyncio.sleep(0.01)
+    local = gateway.local
+    if local is not None and local.process is not None:
+        await local.process.wait_ready(_ENGINE_PATIENCE_S)
+    if quiet:
+        return
+    shown = f"[{host}]" if ":" in host else host
+    url = f"http://{shown}:{port}"
+    key = ' -H "authorization: Bearer $ROUTER_API_KEY"' if gateway.settings.server.auth.required else ""
+    lines = [
+        f"hybrid-llm-router {__version__} on {url}  (config: {gateway.settings.source}; Ctrl-C stops it)",
+        *(f"  {line}" for line in gateway.tier_lines()),
+        "Try it:",
+        f"  curl -i {url}/v1/chat/completions{key} -H 'content-type: application/json' \\",
+        '    -d \'{"model": "auto", "messages": [{"role": "user", "content": "What is the capital of Japan?"}]}\'',
+    ]
+    print("\n".join(lines), flush=True)  # noqa: T201 - this is what people look at
+
+
+def serve(settings: Settings) -> None:
+    """Blocking; returns when everything that was started has been stopped."""
+    gateway = build(settings)
+    uvloop.run(run(gateway, host=settings.server.host, port=settings.server.port))
+    sys.stdout.flush()
