@@ -373,7 +373,7 @@ def test_versions_tell_the_package_and_digests_of_our_own_rows(book):
 
 
 def test_the_context_window_is_known_where_the_list_tells_it_and_none_elsewhere():
-    assert listed_context_window_tokens("openai/gpt-6.1-sol") == 400_000
+    assert listed_context_window_tokens("openai/gpt-6.1-sol") == 1_050_000
     assert listed_context_window_tokens("openai/gpt-99") is None
 
 
