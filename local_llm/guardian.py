@@ -18,7 +18,8 @@ import sys
 import threading
 import time
 
-GRACE_S = 5.0
+GRACE_S = 5.0  # for an engine that is asked to stop
+LEFTOVER_GRACE_S = 1.0  # for what remains of one that has died: its owner waits to hear of it
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _EXIT_NOT_STARTED = 127
@@ -52,7 +53,7 @@ def _signal_group(number: signal.Signals) -> None:
 def _clear_group() -> None:
     """End what the command left behind, politely and then not; the last signal ends the guardian too."""
     _signal_group(signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_S
+    deadline = time.monotonic() + LEFTOVER_GRACE_S
     while time.monotonic() < deadline:
         try:
             pid, _ = os.waitpid(-1, os.WNOHANG)
