@@ -12,7 +12,7 @@ minute. The windows adapt independently; the larger multiplier counts.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from math import exp
@@ -84,7 +84,7 @@ def next_pace(pace: float, spent_nanousd: int, target_nanousd: float, intervals:
     return min(PACE_MAX, max(PACE_MIN, pace * exp(min(_MAX_EXPONENT, max(-_MAX_EXPONENT, exponent)))))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Account:
     """One budget in its window. `paced_*` is where the pace was last looked at."""
 
@@ -145,14 +145,9 @@ class BudgetBook:
         """Add what the books show as spent in these windows before this process began; once, at start."""
         if any(amount < 0 for amount in spent_nanousd.values()):
             raise ValueError("what was spent must not be negative")
-        self._accounts = [
-            replace(
-                account,
-                spent_nanousd=account.spent_nanousd + spent_nanousd.get(account.period, 0),
-                paced_spent_nanousd=account.paced_spent_nanousd + spent_nanousd.get(account.period, 0),
-            )
-            for account in self._accounts
-        ]
+        for account in self._accounts:
+            account.spent_nanousd += spent_nanousd.get(account.period, 0)
+            account.paced_spent_nanousd += spent_nanousd.get(account.period, 0)
 
     @property
     def reserved_nanousd(self) -> int:
@@ -175,13 +170,14 @@ class BudgetBook:
             raise ValueError(f"amounts must not be negative: reserved {reserved_nanousd}, spent {spent_nanousd}")
         self._roll(self._now_utc())
         self._reserved_nanousd = max(0, self._reserved_nanousd - reserved_nanousd)
-        if spent_nanousd:
-            self._accounts = [replace(a, spent_nanousd=a.spent_nanousd + spent_nanousd) for a in self._accounts]
+        for account in self._accounts:
+            account.spent_nanousd += spent_nanousd
 
     def states(self, now_utc: datetime) -> tuple[BudgetState, ...]:
         """One frozen look at every budget; rolls windows that have ended and adapts the pace once a minute."""
         self._roll(now_utc)
-        self._accounts = [self._paced(account, now_utc) for account in self._accounts]
+        for account in self._accounts:
+            self._adapt_pace(account, now_utc)
         return tuple(
             BudgetState(
                 scope=account.period.value,
@@ -198,33 +194,22 @@ class BudgetBook:
         """Open a new window only where the stored one has ended: a clock that jumps back changes nothing."""
         for account in self._accounts:
             if now_utc >= account.window.ends_at_utc:
-                break
-        else:
-            return
-        self._accounts = [
-            account
-            if now_utc < account.window.ends_at_utc
-            else replace(
-                account,
-                window=(window := window_at(account.period, now_utc)),
-                spent_nanousd=0,
-                paced_at_utc=window.starts_at_utc,
-                paced_spent_nanousd=0,
-            )
-            for account in self._accounts
-        ]
+                account.window = window_at(account.period, now_utc)
+                account.spent_nanousd = account.paced_spent_nanousd = 0
+                account.paced_at_utc = account.window.starts_at_utc
 
-    def _paced(self, account: _Account, now_utc: datetime) -> _Account:
+    def _adapt_pace(self, account: _Account, now_utc: datetime) -> None:
         passed_s = (now_utc - account.paced_at_utc).total_seconds()
         if passed_s < PACE_INTERVAL_S:
-            return account
+            return
         share = share_passed(account.window, now_utc, self._hourly_shares) - share_passed(
             account.window, account.paced_at_utc, self._hourly_shares
         )
-        pace = next_pace(
+        account.pace = next_pace(
             account.pace,
             account.spent_nanousd - account.paced_spent_nanousd,
             share * account.limit_nanousd,
             passed_s / PACE_INTERVAL_S,
         )
-        return replace(account, pace=pace, paced_at_utc=now_utc, paced_spent_nanousd=account.spent_nanousd)
+        account.paced_at_utc = now_utc
+        account.paced_spent_nanousd = account.spent_nanousd
