@@ -39,17 +39,18 @@ class SqlLedger:
 
     def __init__(
         self, url: str, data_dir: Path, *, clock: Clock, on_warning: Callable[..., None] = _silent,
-        config: WriterConfig | None = None, store: Store | None = None,
+        config: WriterConfig | None = None, instance: str | None = None, store: Store | None = None,
     ) -> None:  # fmt: skip
         """Build without touching anything. Raises ConfigError for a URL that is not SQLite on a file or Postgres.
 
-        `on_warning(event, **labels)` is called on the event loop's thread. `store` replaces the database in tests.
+        `on_warning(event, **labels)` is called on the event loop's thread. `instance` names this life of a
+        gateway and is never used again; `store` replaces the database in tests.
         """
         parsed = parse_url(url)
         config = config or WriterConfig()
         self._clock = clock
         self._config = config
-        self._instance = token_hex(8)
+        self._instance = instance or token_hex(8)
         self.read_engine = read_engine(parsed)
         self._writer = Writer(
             store or Database(parsed, self._instance, clock.now_utc),
