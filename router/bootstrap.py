@@ -18,6 +18,7 @@ from router.api.idempotency import IdempotencyStore
 from router.clock import SystemClock
 from router.core.budgets import BudgetBook, Period
 from router.core.datamodels import NANO_PER_USD, AssetRate, Candidate, PriceRow, Reject
+from router.core.eligibility import engine_problems
 from router.core.fallback import RetryConfig
 from router.core.health import is_open
 from router.core.lengths import LengthTable
@@ -56,8 +57,8 @@ class Gateway:
     async def start(self) -> None:
         """Books first, then budgets as the books have them; the engine comes up beside them, or later."""
         loading = asyncio.create_task(asyncio.to_thread(self.tokens.load))
-        if self.local is not None and self.local.process is not None:
-            await self.local.process.start()
+        if self.local is not None:
+            await self.local.start()
         await self.ledger.start()
         await self._carry_over_budgets()
         await loading
@@ -76,8 +77,8 @@ class Gateway:
         """Connections, engine, books: the books last, since everything before may still settle."""
         for provider in set(self.deps.providers.values()):
             await provider.close()
-        if self.local is not None and self.local.process is not None:
-            await self.local.process.stop()
+        if self.local is not None:
+            await self.local.stop()
         await self.ledger.close()
 
     def candidate_state(self, candidate: Candidate) -> tuple[str, str | None]:
@@ -86,9 +87,12 @@ class Gateway:
             return "unavailable", candidate.unavailable_detail
         room = self.state.engines.get(candidate.name)
         if room is not None:
-            life, problem = room.process()
-            if life is not ProcessState.READY:
-                return ("starting" if life is ProcessState.STARTING else "unavailable"), problem or life.value
+            now_s = self.clock.now_s()
+            seen = room.look(now_s)
+            if seen.state is ProcessState.STARTING:
+                return "starting", seen.problem
+            if against := engine_problems(seen, now_s):
+                return "unavailable", seen.problem or ", ".join(reason.value for reason in against)
         health = self.state.health.get(candidate.name)
         if health is not None and is_open(health, self.clock.now_s()):
             return "cooling down", health.cause

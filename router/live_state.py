@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from local_llm.datamodels import (
@@ -28,6 +28,7 @@ from router.core.datamodels import (
     AttemptResult,
     Candidate,
     Decision,
+    Flag,
     PriceRow,
     ProviderHealth,
     RequestFacts,
@@ -50,6 +51,7 @@ class EngineRoom:
     """One local engine as the router sees it: what it promised, what is in it, and who can tell how it is.
 
     `process` gives (state, problem) now; `reading` and `gpus` give the last readings, or `None` if there never was one.
+    With `metrics_optional` an engine that never told any metrics is not held to them; once it has, it is.
     """
 
     coefficients: EngineCoefficients
@@ -59,9 +61,9 @@ class EngineRoom:
     reading: Callable[[], EngineReading | None] = lambda: None
     gpus: Callable[[], tuple[float, tuple[GpuReading, ...]] | None] = lambda: None
     metrics_required: tuple[str, ...] = ()
+    metrics_optional: bool = False
     stale_after_s: float = 3.0
     max_gpu_utilization_ratio: float | None = None
-    warnings: tuple[str, ...] = ()
     inflight: Inflight = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,21 +72,24 @@ class EngineRoom:
     def look(self, now_s: float) -> LocalSnapshot:
         """Frozen."""
         state, problem = self.process()
-        gpus = self.gpus()
+        gpus, reading, limits = self.gpus(), self.reading(), self.limits
+        if reading is not None and reading.kv_tokens is not None and reading.kv_tokens != limits.kv_tokens:
+            limits = self.limits = replace(limits, kv_tokens=reading.kv_tokens)
+        untold = self.metrics_optional and reading is None
         return LocalSnapshot(
             state=state,
-            limits=self.limits,
+            limits=limits,
             coefficients=self.coefficients,
             slo=self.slo,
             inflight=self.inflight.state(now_s),
             gpus=gpus[1] if gpus is not None else (),
             gpus_taken_at_s=gpus[0] if gpus is not None else None,
-            engine=self.reading(),
-            metrics_required=self.metrics_required,
+            engine=reading,
+            metrics_required=() if untold else self.metrics_required,
             stale_after_s=self.stale_after_s,
             max_gpu_utilization_ratio=self.max_gpu_utilization_ratio,
             problem=problem,
-            warnings=self.warnings,
+            warnings=(Flag.METRICS_ABSENT.value,) if untold else (),
         )
 
 

@@ -93,7 +93,7 @@ async def _announce(gateway: Gateway, server: uvicorn.Server, host: str, port: i
         await asyncio.sleep(0.01)
     local = gateway.local
     if local is not None and local.process is not None:
-        await local.process.wait_ready(_ENGINE_PATIENCE_S)
+        await local.wait_ready(_ENGINE_PATIENCE_S)
     if quiet:
         return
     shown = f"[{host}]" if ":" in host else host
