@@ -84,7 +84,9 @@ class TiktokenCounter:
         special tokens in it count as the characters they are.
         """
         total = TOKENS_PER_MESSAGE * messages + TOKENS_PER_REPLY
-        estimated = self._encoding is None
+        # one look: another thread may load it meanwhile, and an estimate must not be remembered as a count
+        encoding = self._encoding
+        estimated = encoding is None
         left = _EXACT_CHARS_PER_CALL
         rest: list[str] = []
         for text in texts:
@@ -99,18 +101,18 @@ class TiktokenCounter:
                 rest.append(text)
                 continue
             left -= min(length, _WHOLE_CHARS) + _CALL_COST_CHARS
-            tokens, sampled = self._count_text(text, length)
+            tokens, sampled = self._count_text(text, length, encoding)
             total += tokens
             estimated = estimated or sampled
         if rest:
-            total += self._sampled("".join(rest))
+            total += _sampled("".join(rest), encoding)
             estimated = True
         return total, estimated
 
-    def _count_text(self, text: str, length: int) -> tuple[int, bool]:
+    def _count_text(self, text: str, length: int, encoding: Encoding | None) -> tuple[int, bool]:
         sampled = length > _WHOLE_CHARS
-        tokens = self._sampled(text) if sampled else self._measured(text)
-        if length >= _REMEMBERED_FROM_CHARS and self._encoding is not None:
+        tokens = _sampled(text, encoding) if sampled else _measured(text, encoding)
+        if length >= _REMEMBERED_FROM_CHARS and encoding is not None:
             if len(self._remembered) >= _REMEMBERED_TEXTS:
                 # the oldest half goes: system prompts come back at once, and nothing is kept in order per request
                 for key in list(self._remembered)[: _REMEMBERED_TEXTS // 2]:
@@ -118,27 +120,28 @@ class TiktokenCounter:
             self._remembered[hash(text), length] = tokens, sampled
         return tokens, sampled
 
-    def _measured(self, text: str) -> int:
-        if self._encoding is None:
-            return estimate_tokens(text)
-        return len(self._encoding.encode_ordinary(text))
 
-    def _sampled(self, text: str) -> int:
-        """Tokens of windows spread evenly from head to tail, scaled to the whole.
+def _measured(text: str, encoding: Encoding | None) -> int:
+    if encoding is None:
+        return estimate_tokens(text)
+    return len(encoding.encode_ordinary(text))
 
-        The scale is not length but the estimate from characters, taken over many more places: the windows tell how far
-        it is off for this text, so that a text that is half Chinese and half code still comes out right.
-        """
-        length = len(text)
-        if length <= _WHOLE_CHARS:
-            return self._measured(text)
-        windows = "".join(_spread(text, _WINDOWS, _WINDOW_CHARS, whole_words=True))
-        tokens = self._measured(windows)
-        if text.isascii():
-            return round(tokens * length / len(windows))
-        places = text if length <= _PLACES * _PLACE_CHARS else "".join(_spread(text, _PLACES, _PLACE_CHARS))
-        ratio = tokens / _weight(windows)
-        return round(ratio * _weight(places) * length / len(places))
+
+def _sampled(text: str, encoding: Encoding | None) -> int:
+    """Tokens of windows spread evenly from head to tail, scaled to the whole.
+
+    The scale is not length but the estimate from characters, taken over many more places: the windows tell how far it
+    is off for this text, so that a text that is half Chinese and half code still comes out right.
+    """
+    length = len(text)
+    if length <= _WHOLE_CHARS:
+        return _measured(text, encoding)
+    windows = "".join(_spread(text, _WINDOWS, _WINDOW_CHARS, whole_words=True))
+    tokens = _measured(windows, encoding)
+    if text.isascii():
+        return round(tokens * length / len(windows))
+    places = text if length <= _PLACES * _PLACE_CHARS else "".join(_spread(text, _PLACES, _PLACE_CHARS))
+    return round(tokens / _weight(windows) * _weight(places) * length / len(places))
 
 
 def estimate_tokens(text: str) -> int:

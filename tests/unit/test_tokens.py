@@ -6,7 +6,7 @@ import sys
 import threading
 from hashlib import sha1
 from pathlib import Path
-from time import perf_counter
+from time import thread_time
 
 import pytest
 from hypothesis import given
@@ -119,9 +119,9 @@ def test_two_million_characters_of_anything_take_less_than_five_milliseconds(cou
     durations = []
     for n in range(5):
         text = str(n) + piece * (2_000_000 // len(piece))
-        started = perf_counter()
+        started = thread_time()
         tokens, estimated = of(counter, text)
-        durations.append(perf_counter() - started)
+        durations.append(thread_time() - started)
         assert estimated
         assert tokens > 1_000
     assert min(durations) < 0.005
@@ -131,9 +131,9 @@ def test_a_hundred_thousand_small_texts_are_bounded_too(counter):
     texts = [f"word {n}" for n in range(100_000)]
     durations = []
     for _ in range(3):
-        started = perf_counter()
+        started = thread_time()
         of(counter, *texts)
-        durations.append(perf_counter() - started)
+        durations.append(thread_time() - started)
     assert min(durations) < 0.1
 
 
