@@ -34,6 +34,15 @@ app.add_typer(report, name="report")
 app.add_typer(prices, name="prices")
 
 
+class LogLevel(StrEnum):
+    """How much is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
 class Processing(StrEnum):
     """Kinds of processing that a price may be for."""
 
@@ -82,12 +91,12 @@ def serve(
     config: ConfigOption = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; wins over the config.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Port; wins over the config.")] = None,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: Annotated[LogLevel, typer.Option(help="Least important line that is logged.")] = LogLevel.INFO,
 ) -> None:
     """Run the gateway until it is told to stop."""
     from router.commands import gateway
 
-    gateway.serve(config, host=host, port=port, log_level=log_level)
+    gateway.serve(config, host=host, port=port, log_level=log_level.value)
 
 
 @app.command("check-config")
@@ -100,6 +109,8 @@ def check_config(
     settings = load_settings(file)
     for key in settings.not_acted_on:
         typer.echo(f"{file}: {key}: accepted, but not acted on in this release", err=True)
+    for name in settings.ignored_env:
+        typer.echo(f"{name} (environment): is no setting and was ignored", err=True)
     typer.echo(f"{file}: ok")
 
 

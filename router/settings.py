@@ -75,6 +75,7 @@ __all__ = [
 
 NOT_ACTED_ON: Mapping[Path, str] = {
     ("policy", "exploration_ratio"): "no request is sent elsewhere than decided",
+    ("tiers", "local", "hardware", "on"): "hours are not closed yet, so only the standard rate is booked",
 }
 """Keys that are accepted and do nothing in this release, with what happens instead."""
 
@@ -137,7 +138,7 @@ def parse_settings(text: str, environ: Mapping[str, str], *, source: str = "conf
         timeouts=TimeoutSettings(**file.timeouts.model_dump()),
         tiers=tiers,
         policy=policy,
-        not_acted_on=tuple(show_path(path) for path in NOT_ACTED_ON if tree.has(path)),
+        not_acted_on=tuple(show_path(path) for path in NOT_ACTED_ON if _asks_for(file, path)),
         ignored_env=tuple(tree.ignored_env),
     )
 
@@ -171,6 +172,17 @@ def _file_shape(tree: Tree, problems: list[Problem]) -> tuple[ConfigFile, list[P
         for path in refused:
             _leave_out(tree.data, path)
     return ConfigFile(), [()]
+
+
+def _asks_for(file: ConfigFile, path: Path) -> bool:
+    """Whether the config wants something else than the default at `path`."""
+    section: object = file
+    for part in path[:-1]:
+        section = getattr(section, str(part), None)
+    if not isinstance(section, Section):
+        return False
+    field = type(section).model_fields.get(str(path[-1]))
+    return field is not None and getattr(section, str(path[-1])) != field.default
 
 
 def _path_in(data: Any, loc: tuple[str | int, ...]) -> Path:

@@ -62,15 +62,6 @@ class Tree:
                 return self.lines[path[:end]], show_path(path), text
         return None, show_path(path), text
 
-    def has(self, path: Path) -> bool:
-        """Whether a value other than null was given at `path`."""
-        node: Any = self.data
-        for part in path:
-            if not isinstance(node, dict) or node.get(part) is None:
-                return False
-            node = node[part]
-        return True
-
 
 def in_environment(variable: str, text: str) -> Problem:
     """A mistake in an environment variable."""

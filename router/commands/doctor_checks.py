@@ -21,6 +21,7 @@ from router.core.dated_prices import EPOCH
 from router.errors import RouterError
 from router.prices import PriceUnknown
 from router.settings import Engine, Settings
+from router.settings_checks import is_loopback
 from router.stores.engines import parse_url, read_engine, sqlite_path
 from router.stores.migrations import MIGRATIONS, version_of
 
@@ -68,8 +69,11 @@ def api_tiers(settings: Settings) -> Iterator[Check]:
             yield Check(f"tier {tier}", State.OFF, "not configured", f"configure tiers.{tier}")
         for model in models:
             name = f"tier {tier}: {model.name}"
+            host = urlsplit(model.api_base or "https://")
             if model.unavailable is not None:
                 yield Check(name, State.WARN, model.unavailable, f"export {model.api_key_env}")
+            elif model.api_key is not None and host.scheme == "http" and not is_loopback(host.hostname or ""):
+                yield Check(name, State.WARN, f"{model.api_key_env} travels unencrypted", "use https in api_base")
             elif model.api_key_env is not None:
                 yield Check(name, State.OK, f"{model.api_key_env} is set")
             else:

@@ -95,6 +95,7 @@ def test_check_config_says_ok_or_every_mistake(run: Any, tmp_path: Path) -> None
         ["explain"],
         ["explain", "--prompt", "a", "--request", "-"],
         ["serve", "--port", "99999"],
+        ["serve", "--log-level", "loud"],
         [*BREAK_EVEN, "--usd-per-hour", "x", "--api-input-usd-per-mtok", "1", "--api-output-usd-per-mtok", "1"],
         [*BREAK_EVEN, "--usd-per-hour", "nan", "--api-input-usd-per-mtok", "1", "--api-output-usd-per-mtok", "1"],
     ],

@@ -49,6 +49,15 @@ def test_another_distribution_with_our_package_is_a_failure(tmp_path: Path) -> N
     assert "packages" in found(tmp_path, claims={"router": ["hybrid-llm-router"]})
 
 
+def test_a_key_that_leaves_in_the_clear_is_a_warning(tmp_path: Path) -> None:
+    def state(api_base: str) -> State:
+        text = f"tiers: {{cheap: {{model: openai/a, api_base: '{api_base}', api_key_env: OPENAI_API_KEY}}}}"
+        return found(tmp_path, text)["tier cheap: openai/a"].state
+
+    assert state("http://10.0.0.1/v1") is State.WARN
+    assert state("https://10.0.0.1/v1") is state("http://127.0.0.1/v1") is State.OK
+
+
 def test_keys_that_do_nothing_are_named(tmp_path: Path) -> None:
     checks = found(tmp_path, API + "policy: {exploration_ratio: 0.2}", environ={**KEYS, "ROUTER_PORT": "tcp://x:1"})
     assert checks["config policy.exploration_ratio"].state is State.WARN
