@@ -66,6 +66,7 @@ class Behaviour:
     done_after_error: bool = True
     finish_reason: str | None = None
     omit_done: bool = False
+    linger_s: float = 0.0  # between [DONE] and the end of the body
     # usage
     usage: Mapping[str, Any] | None = None
     no_usage: bool = False
@@ -360,6 +361,7 @@ class _Stream:
                 return
         if not behaviour.omit_done:
             await self._send(exchange, self.event(b"[DONE]"))
+        await exchange.pause(behaviour.linger_s)
         await exchange.end()
 
     async def _one(self, exchange: Exchange, position: int, event: bytes) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -87,6 +88,36 @@ def decode_plain(body: bytes) -> Plain:
         return _decode_plain(body)
     except msgspec.DecodeError:
         return _decode_plain(without_surrogates(body))
+
+
+def output_text(plain: Plain) -> str:
+    """Everything the model wrote, for counting: contents, reasoning, refusals, tool names and arguments."""
+    texts: list[str] = []
+    for choice in plain.choices or ():
+        message = choice.message
+        if message is not None:
+            for member in (message.content, message.reasoning_content, message.reasoning, message.refusal):
+                texts.extend(_strings(member))
+            texts.extend(_strings(message.tool_calls, ("function", "name", "arguments")))
+            texts.extend(_strings(message.function_call, ("name", "arguments")))
+    return "\n".join(texts)
+
+
+def _strings(member: Raw, keys: tuple[str, ...] = ("text",)) -> Iterator[str]:
+    """The strings of a member: itself, or those under `keys` in its lists and objects."""
+    if member not in NOTHING:
+        yield from _walk(msgspec.json.decode(without_surrogates(bytes(member))), keys)
+
+
+def _walk(value: Any, keys: tuple[str, ...]) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _walk(item, keys)
+    elif isinstance(value, dict):
+        for key in keys:
+            yield from _walk(value.get(key), keys)
 
 
 def without_surrogates(payload: bytes) -> bytes:

@@ -21,7 +21,7 @@ from yarl import URL
 from router import __version__
 from router.errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from router.ports import CallTimeouts, PlainReply, ProviderCall
-from router.providers.chat_shapes import BAD_ENDINGS, NOTHING, decode_plain
+from router.providers.chat_shapes import BAD_ENDINGS, NOTHING, decode_plain, output_text
 from router.providers.http_session import new_session
 from router.providers.http_stream import HttpStream, Inflater, StreamLimits, abort
 from router.providers.sse_scan import SseScanner
@@ -40,8 +40,8 @@ class OpenAICompatibleProvider:
     """Calls `{base_url}/chat/completions`.
 
     `base_url` is http, https, or `http+unix://%2Fpath%2Fto%2Fsocket/v1`. `session` is the process's shared session or
-    what returns it at the first call; without it the provider makes one and closes it. `headers` go with every call,
-    `now_utc` is for Retry-After dates.
+    what returns it at the first call; without it the provider makes one and closes it. `headers` go with every call.
+    `ask_for_usage=False` is for hosts that refuse `stream_options`. `now_utc` is for Retry-After dates.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class OpenAICompatibleProvider:
         *,
         session: aiohttp.ClientSession | Callable[[], aiohttp.ClientSession] | None = None,
         headers: Mapping[str, str] | None = None,
+        ask_for_usage: bool = True,
         trust_env: bool = False,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         trickle_window_s: float = TRICKLE_WINDOW_S,
@@ -59,6 +60,7 @@ class OpenAICompatibleProvider:
         self._url, self._unix_path = _endpoint(base_url)
         self._api_key = api_key.strip() if api_key else None
         self._headers = _headers(self._api_key, headers or {})
+        self._ask_for_usage = ask_for_usage
         self._trust_env = trust_env
         self._max_answer_bytes = max_answer_bytes
         self._trickle_window_s = trickle_window_s
@@ -136,7 +138,7 @@ class OpenAICompatibleProvider:
     async def _post(self, call: ProviderCall) -> aiohttp.ClientResponse:
         return await self._client().post(
             self._url,
-            data=wire_body(call),
+            data=wire_body(call, ask_for_usage=self._ask_for_usage),
             headers=self._headers,
             allow_redirects=False,  # our key must not leave the host it was given for
             timeout=_connect_only(call.timeouts.connect_s),
@@ -217,14 +219,17 @@ class OpenAICompatibleProvider:
         raise UpstreamUnavailable(f"The upstream cannot be reached ({name})") from None
 
 
-def wire_body(call: ProviderCall) -> bytes:
+def wire_body(call: ProviderCall, *, ask_for_usage: bool = True) -> bytes:
     """The JSON sent upstream: the client's members as they came, `model` and what streaming needs set by us."""
     members = dict(call.fields)
     members.pop("router", None)
     members["model"] = call.candidate.wire_model
     if call.stream:
         members["stream"] = _TRUE
-        members["stream_options"] = _stream_options(members.get("stream_options"))
+        if ask_for_usage:
+            members["stream_options"] = _stream_options(members.get("stream_options"))
+        else:
+            members.pop("stream_options", None)
     else:
         members.pop("stream", None)
     return msgspec.json.encode(members)
@@ -274,7 +279,8 @@ def _plain_reply(body: bytes) -> PlainReply:
     messages = [choice.message for choice in plain.choices if choice.message is not None]
     saw_output = any(message.content not in NOTHING or message.carries_more() for message in messages)
     usage = usage_from(plain.usage, saw_output=saw_output)
-    return PlainReply(body=body, usage=usage, finish_reason=plain.choices[0].finish_reason)
+    text = output_text(plain) if usage is None else ""
+    return PlainReply(body=body, usage=usage, finish_reason=plain.choices[0].finish_reason, output_text=text)
 
 
 def _endpoint(base_url: str) -> tuple[URL, str | None]:

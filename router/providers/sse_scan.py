@@ -256,7 +256,7 @@ class SseScanner:
     def _with_usage(self, event: bytes, payload: bytes, chunk: Chunk) -> bytes | None:
         """A chunk with a `usage` member: keep what it says, and show the client what it asked for."""
         if chunk.usage == NULL:
-            return _without_member(event, payload) if self._blank_usage else event
+            return _without_null(event, payload) if self._blank_usage else event
         self._usage_payload = payload
         if not chunk.choices:
             return None
@@ -289,11 +289,16 @@ def _lines(event: bytes) -> tuple[bytes | None, bytes | None] | None:
     return name, b"\n".join(data) if data else None
 
 
-def _without_member(event: bytes, payload: bytes) -> bytes:
-    """`event` without its top-level `usage`."""
+def _without_null(event: bytes, payload: bytes) -> bytes:
+    """`event` without its top-level `"usage":null`, which on many hosts stands on every chunk."""
     shorter = event.replace(_USAGE_NULL, b"")
     if len(event) - len(shorter) == len(_USAGE_NULL):  # no JSON string can hold these bytes, so it is the member
         return shorter
+    return _without_member(event, payload)
+
+
+def _without_member(event: bytes, payload: bytes) -> bytes:
+    """`event` without its top-level `usage`."""
     newline = b"\r\n" if event.endswith(b"\r\n") else b"\n"
     return b"data: " + _rest(payload) + newline * 2
 
