@@ -13,7 +13,7 @@ from router.stores.database import Store
 from router.stores.engines import describe
 from router.stores.entries import Callers, Entry, WriterConfig
 from router.stores.events import Event, FeedbackGiven, WorldSeen
-from router.stores.spool import Spool, read, to_line
+from router.stores.spool import Spool, read
 from router.stores.spooler import Spooler
 
 _STOP = object()
@@ -78,6 +78,12 @@ class Committer:
             self.reason, self._missed = reason, True
         for entry in list(self.in_flight):
             self._spooler.put(entry)
+        # As above: settled ones before the marks that may stand behind them.
+        while self.settled:
+            try:
+                self._spooler.put(self.settled.popleft())
+            except IndexError:  # the other thread was quicker
+                break
         stop = False
         while True:
             try:
@@ -87,11 +93,6 @@ class Committer:
             if isinstance(item, Entry):
                 self._spooler.put(item)
             stop = stop or item is _STOP
-        while self.settled:
-            try:
-                self._spooler.put(self.settled.popleft())
-            except IndexError:  # the other thread was quicker
-                break
         if stop:
             self.urgent.put(_STOP)
 
@@ -175,60 +176,77 @@ class Committer:
                     events = []
             self._book(events)
             if damaged:
-                self._spool.set_aside(damaged)
+                self._spool.set_aside_lines(damaged)
                 self._callers.warn("ledger_spool_damaged", count=str(len(damaged)))
             self._spool.drop(path, count)
         self._spool.release_adopted()
 
-    def _book(self, events: Sequence[Event]) -> list[bool]:
-        """Apply `events`; one that the database refuses for its own sake is set aside so that the others pass."""
+    def _book(self, events: Sequence[Event]) -> tuple[list[bool], list[Event]]:
+        """Apply `events`; one that the database refuses for its own sake is set aside so that the others pass.
+
+        What the database said of the feedback among them, and what was set aside.
+        """
         if not events:
-            return []
+            return [], []
         try:
-            return self._store.apply(events)
+            return self._store.apply(events), []
         except Exception as error:
             if not self._store.blames_event(error):
                 raise
             if len(events) == 1:
-                self._spool.set_aside([to_line(events[0])])
+                self._spool.set_aside(events)
                 self._callers.warn("ledger_event_rejected", cause=type(error).__name__)
-                return [False] if isinstance(events[0], FeedbackGiven) else []
-        return [known for event in events for known in self._book([event])]
+                return [False] if isinstance(events[0], FeedbackGiven) else [], [events[0]]
+        known: list[bool] = []
+        rejected: list[Event] = []
+        for event in events:
+            answers, bad = self._book([event])
+            known += answers
+            rejected += bad
+        return known, rejected
 
     def _commit_next(self) -> bool:
         """Wait for something and commit it with all that has gathered. False when asked to stop and done."""
         batch: list[Entry] = []
         self.in_flight = batch
-        limit = self._config.max_batch_events
         stopping = False
         item = self.urgent.get()
-        try:
-            while True:
-                if item is _STOP:
-                    stopping = True
-                elif isinstance(item, Entry) and not item.refused:
-                    batch.append(item)
-                if len(batch) >= limit:
+        # First what nobody waits for: a mark behind it promises that it is durable.
+        self._take_settled(batch)
+        while True:
+            if item is _STOP:
+                stopping = True
+            elif isinstance(item, Entry) and not item.refused:
+                if item.event is None and self.settled:
+                    self.urgent.put(item)
                     break
-                item = self.urgent.get_nowait()
-        except Empty:
-            pass
-        while self.settled and len(batch) < limit:
+                batch.append(item)
+            if len(batch) >= self._config.max_batch_events:
+                break
             try:
-                batch.append(self.settled.popleft())
-            except IndexError:  # the watchdog was quicker
+                item = self.urgent.get_nowait()
+            except Empty:
                 break
         if batch:
             self._commit(batch)
         self.in_flight = ()
+        if self.settled:
+            self.nudge()
         if stopping and self._connected and (self.settled or not self.urgent.empty()):
             self.urgent.put(_STOP)
             return True
         return not stopping
 
+    def _take_settled(self, batch: list[Entry]) -> None:
+        while self.settled and len(batch) < self._config.max_batch_events:
+            try:
+                batch.append(self.settled.popleft())
+            except IndexError:  # the watchdog was quicker
+                return
+
     def _commit(self, batch: list[Entry]) -> None:
         try:
-            known = self._book([e.event for e in batch if e.event is not None])
+            known, rejected = self._book([e.event for e in batch if e.event is not None])
         except Exception as error:  # noqa: BLE001 - see _connect
             self._outage(error)
             return
@@ -236,7 +254,10 @@ class Committer:
             asked = (e for e in batch if isinstance(e.event, FeedbackGiven))
             for entry, answer in zip(asked, known, strict=True):
                 entry.known = answer
-        self._callers.done(batch)
+        if rejected:
+            names = {id(event) for event in rejected}
+            self._callers.refuse(e for e in batch if id(e.event) in names)
+        self._callers.done(e for e in batch if not e.refused)
 
     def _outage(self, error: Exception) -> None:
         """The database does not take it: everything here goes to the spool, and we try to reach it again."""

@@ -169,10 +169,11 @@ class Spool:
     def segments(self) -> list[Path]:
         """Every file to replay, oldest first. What is appended from now on goes to a new one."""
         with self._lock:
+            # Listed under the lock: a file begun meanwhile would be replayed, and removed, while it is written to.
             self._close()
             mine = [self._folder] if self._alive is not None else []
-        folders = [folder for folder, _ in self._adopted] + mine
-        return [path for folder in folders for path in sorted(folder.glob("[0-9]*.jsonl"))]
+            folders = [folder for folder, _ in self._adopted] + mine
+            return [path for folder in folders for path in sorted(folder.glob("[0-9]*.jsonl"))]
 
     def drop(self, path: Path, events: int) -> None:
         """A file has been replayed: away with it, and with its folder if that was a dead gateway's and is empty."""
@@ -190,8 +191,13 @@ class Spool:
             lock.release()
         self._adopted.clear()
 
-    def set_aside(self, lines: Sequence[bytes]) -> None:
-        """Keep what cannot be booked where people can look at it."""
+    def set_aside(self, events: Sequence[Event]) -> None:
+        """Keep what no database takes where people can look at it."""
+        with contextlib.suppress(UnicodeEncodeError):
+            self.set_aside_lines([to_line(e) for event in events for e in self._stripped(event, set())])
+
+    def set_aside_lines(self, lines: Sequence[bytes]) -> None:
+        """The same for lines that cannot be read."""
         with contextlib.suppress(OSError), self._lock:
             self._root.mkdir(parents=True, exist_ok=True)
             with (self._root / _REJECTED).open("ab") as file:

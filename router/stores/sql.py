@@ -111,7 +111,7 @@ class SqlLedger:
 
     async def flush(self) -> None:
         """Wait until all that was settled before is durable."""
-        await self._writer.submit(None, spends=False)
+        await self._writer.flush()
 
     async def costs(
         self, from_utc: datetime | None = None, to_utc: datetime | None = None, tenant: str | None = None

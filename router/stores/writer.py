@@ -67,11 +67,21 @@ class Writer:
         reason = None if healthy else (committer.reason or "what was spooled is being replayed")
         return LedgerState(healthy, reason, spooled, held, spooler.dropped)
 
+    async def flush(self) -> None:
+        """Wait until all that was queued before is durable, or in memory for want of anything better."""
+        if self._callers.loop is None or self._closed:
+            return
+        # A mark on each way, since what was queued may have taken either.
+        spooled = Entry(None, self._callers.loop.create_future(), self._callers.loop.time())
+        self._spooler.put(spooled)
+        await self.submit(None, spends=False)
+        assert spooled.future is not None  # noqa: S101 - just made
+        await spooled.future
+
     async def submit(self, event: Event | None, *, spends: bool) -> bool:
         """Wait until `event` is durable. Raises Unavailable when nothing takes it and money hangs on it.
 
         Without money it stays in memory then. The bool is what the database said of a FeedbackGiven, else True.
-        Without an event: wait until all that was queued before is durable.
         """
         loop = self._callers.loop
         if loop is None or self._closed:

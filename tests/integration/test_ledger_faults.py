@@ -307,6 +307,8 @@ async def test_one_event_that_no_database_takes_does_not_stop_the_others(tmp_pat
         await asyncio.gather(*(serve(b.ledger, f"r{i}") for i in range(5)))
         await b.ledger.flush()
         assert b.totals() == (5, 1250, 0)
+        with pytest.raises(Unavailable):
+            await b.ledger.reserve(hold("no-number-for-a-database", reserve_nanousd=2**70))
         assert b.ledger.state().healthy
         assert "ledger_event_rejected" in b.warnings
 
