@@ -50,13 +50,13 @@ check: dev ## format, lint, strict types, import floors, docs
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@out=$$($(BIN)/lint-imports --no-cache 2>&1) || { echo "$$out"; exit 1; }
-	@$(BIN)/python -m router.commands.config_docs --check
+	@$(BIN)/python -m router.commands.config_docs --check docs/configuration.md
 
 format: dev ## format and sort in place
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
 
 docs: dev ## write the generated pages again
-	@$(BIN)/python -m router.commands.config_docs
+	@$(BIN)/python -m router.commands.config_docs > docs/configuration.md
 
 bench: dev ## the benchmarks: a table and a JSON file
 	@$(BIN)/python -m bench $(ARGS)

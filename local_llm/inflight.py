@@ -175,21 +175,22 @@ class Inflight:
     def state(self, now_s: float) -> InflightState:
         """A frozen copy as of `now_s`."""
         self._advance(now_s)
+        # floats on purpose: what is recorded must read back to the very same bytes
         return InflightState(
             n=self._n,
-            waiting_prompt_tokens=self._waiting_prompt_tokens,
+            waiting_prompt_tokens=float(self._waiting_prompt_tokens),
             streaming=self._streaming,
-            context_tokens=self._context_tokens,
-            reserved_tokens=self._reserved_tokens,
+            context_tokens=float(self._context_tokens),
+            reserved_tokens=float(self._reserved_tokens),
             prefill_share=min(1.0, self._prefill_share * self._share_decay(now_s)),
             bucket_s=self._bucket_s,
             bucket_at_s=self._bucket_at_s,
             unseen_factor=self.unseen_factor,
             taken_at_s=now_s,
-            others_n=self.others.n,
-            others_streaming=self.others.streaming,
-            others_context_tokens=self.others.context_tokens,
-            others_waiting_prompt_tokens=self.others.waiting_prompt_tokens,
+            others_n=float(self.others.n),
+            others_streaming=float(self.others.streaming),
+            others_context_tokens=float(self.others.context_tokens),
+            others_waiting_prompt_tokens=float(self.others.waiting_prompt_tokens),
         )
 
     def _share_decay(self, now_s: float) -> float:

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_HALF_EVEN
 from typing import Any
 
 from classifier.heuristic import HeuristicScorer
@@ -144,7 +144,7 @@ class Gateway:
 
     def price_estimate(self, model: str, input_tokens: int, output_tokens: int) -> dict[str, Any]:
         """Cost of given token counts at the price in force now; NotFound for a model without a price."""
-        configured = {m.wire_model: m.model for _, m in self.settings.tiers.api_models()}
+        configured = {name: m.price_key for _, m in self.settings.tiers.api_models() for name in (m.name, m.wire_model)}
         try:
             row = self.book.row(configured.get(model, model), self.clock.now_utc())
         except PriceUnknown as error:
@@ -163,7 +163,7 @@ class Gateway:
 def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
     """Put a gateway together; touches no network and starts nothing. Raises ConfigError for a model without a price."""
     clock = clock or SystemClock()
-    book = PriceBook.load(_overrides(settings.tiers))
+    book = PriceBook.load(settings.price_overrides())
     _refuse_unpriced(settings, book, clock.now_utc())
     local = build_local_tier(settings.tiers.local, clock=clock, data_dir=settings.server.data_dir)
     candidates = (*((local.candidate,) if local is not None else ()), *_api_candidates(settings.tiers))
@@ -180,7 +180,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
 
     def price_row(candidate: Candidate, at_utc: datetime) -> PriceRow | None:
         try:
-            return book.row(models[candidate.name].model, at_utc)
+            return book.row(models[candidate.name].price_key, at_utc)
         except PriceUnknown:
             return None
 
@@ -228,28 +228,13 @@ def new_request_id() -> str:
     return f"req_{secrets.token_hex(12)}"
 
 
-def _overrides(tiers: TierSettings) -> Mapping[str, object]:
-    """The config's own prices as rows of the price book, in force since ever."""
-    rows: dict[str, object] = {}
-    for _, model in tiers.api_models():
-        if model.price is not None:
-            row: dict[str, Decimal] = {
-                "input_usd_per_mtok": model.price.input_usd_per_mtok,
-                "output_usd_per_mtok": model.price.output_usd_per_mtok,
-            }
-            if model.price.cached_input_usd_per_mtok is not None:
-                row["cached_input_usd_per_mtok"] = model.price.cached_input_usd_per_mtok
-            rows[model.model] = row
-    return rows
-
-
 def _refuse_unpriced(settings: Settings, book: PriceBook, at_utc: datetime) -> None:
     """A model that could be called but whose price nobody knows is a mistake, not a free lunch."""
     problems = []
     for tier, model in settings.tiers.api_models():
         if model.unavailable is None:
             try:
-                book.row(model.model, at_utc)
+                book.row(model.price_key, at_utc)
             except PriceUnknown as error:
                 problems.append((None, f"tiers.{tier.value}", str(error)))
     if problems:

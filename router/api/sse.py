@@ -19,29 +19,25 @@ DONE = b"data: [DONE]\n\n"
 def usage_chunk(answer: StreamAnswer) -> bytes:
     """The usage-only chunk for a caller who asked, with `usage.cost` in dollars, exact.
 
-    Where the upstream sent none, the tokens are our own count, and `usage.estimated` says so.
+    Where the upstream told none, or nothing usable, the tokens are our own count, and `usage.estimated` says so.
     """
-    sent = answer.usage_event
-    chunk: dict[str, Any]
-    if sent is not None:
-        chunk = dict(sent)
-        usage = dict(chunk.get("usage") or {})
-    else:
-        counted = answer.usage
-        prompt = counted.input_tokens if counted is not None else 0
-        output = counted.output_tokens if counted is not None else 0
-        usage = {
-            "prompt_tokens": prompt,
-            "completion_tokens": output,
-            "total_tokens": prompt + output,
-            "estimated": True,
-        }
+    chunk: dict[str, Any] = dict(answer.usage_event or {})
+    if not chunk:
         chunk = {
             "id": answer.meta.request_id,
             "object": "chat.completion.chunk",
             "created": 0,
             "model": answer.meta.model,
             "choices": [],
+        }
+    usage = dict(chunk.get("usage") or {})
+    booked = answer.usage
+    if booked is not None and booked.estimated:
+        usage |= {
+            "prompt_tokens": booked.input_tokens,
+            "completion_tokens": booked.output_tokens,
+            "total_tokens": booked.input_tokens + booked.output_tokens,
+            "estimated": True,
         }
     usage["cost"] = msgspec.Raw(usd_text(answer.cost_nanousd).encode())
     chunk["usage"] = usage
