@@ -159,3 +159,27 @@ class AnyInterleaving(RuleBasedStateMachine):
 
 AnyInterleaving.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestAnyInterleaving = AnyInterleaving.TestCase
+
+
+def test_plain_and_streamed_requests_are_told_apart_until_they_end() -> None:
+    inflight = engine()
+    plain, streamed = inflight.enter(0.0, 10, 10, streamed=False), inflight.enter(0.0, 10, 10)
+    assert (inflight.n, inflight.streamed_n) == (2, 1)
+    plain.end(1.0)
+    assert (inflight.n, inflight.streamed_n) == (1, 1)
+    streamed.end(1.0)
+    assert (inflight.n, inflight.streamed_n) == (0, 0)
+
+
+def test_only_tokens_and_good_ends_are_signs_of_life() -> None:
+    inflight = engine()
+    good, bad = inflight.enter(0.0, 10, 10), inflight.enter(0.0, 10, 10)
+    assert inflight.progress == 0
+    good.first_token(0.1)
+    good.token(3)
+    assert inflight.progress == 2
+    good.end(0.2, ok=True)
+    good.end(0.3, ok=True)
+    assert inflight.progress == 3
+    bad.end(9.0, ok=False)
+    assert inflight.progress == 3

@@ -180,3 +180,14 @@ def test_one_look_takes_less_than_fifty_microseconds_even_on_a_busy_machine() ->
     state = InflightState(n=9, waiting_prompt_tokens=900, streaming=8, context_tokens=8000, bucket_s=0.1)
     best_s = min(timeit.repeat(lambda: look(state), number=200, repeat=20)) / 200
     assert best_s < 50e-6
+
+
+def test_what_others_have_in_the_engine_adds_to_ours_where_the_factor_says_less() -> None:
+    ours = InflightState(n=4, waiting_prompt_tokens=100, streaming=3, context_tokens=900, reserved_tokens=1500)
+    seen = replace(ours, others_n=10, others_streaming=8, others_context_tokens=8000, others_waiting_prompt_tokens=2000)
+    together = InflightState(
+        n=14, waiting_prompt_tokens=2100, streaming=11, context_tokens=8900, reserved_tokens=11_500
+    )
+    assert look(seen) == look(together)
+    assert look(seen, max_num_seqs=15).u == look(together, max_num_seqs=15).u >= 1.0
+    assert look(replace(seen, unseen_factor=100.0)) == look(replace(ours, unseen_factor=100.0))
