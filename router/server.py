@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
+import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 
@@ -15,11 +18,20 @@ import uvloop
 from router import __version__
 from router.api.app import create_app
 from router.bootstrap import Gateway, build
+from router.errors import RouterError
 from router.settings_types import Settings
 
 _ENGINE_PATIENCE_S = 10.0
 _GC_THRESHOLD = 20_000
+_BACKLOG = 2048
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_NOT_ON_THIS_MACHINE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+
+
+class CannotListen(RouterError):
+    """The address is taken, not ours, or not allowed."""
+
+    code = "cannot_listen"
 
 
 class _Server(uvicorn.Server):
@@ -56,14 +68,62 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-async def run(gateway: Gateway, *, host: str, port: int, quiet: bool = False) -> None:
-    """Serve until told to stop. Raises OSError when the port is taken."""
-    await gateway.start()
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Bind every address that `host` stands for, all to one port (0: one that is free). Raises CannotListen."""
+    bound: list[socket.socket] = []
     try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, address in dict.fromkeys((info[0], info[4]) for info in found):
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                first_port = bound[0].getsockname()[1] if bound else port
+                sock.bind((address[0], first_port, *address[2:]))
+            except OSError as error:
+                sock.close()
+                # `localhost` may name an IPv6 address on a machine that has none.
+                if error.errno in _NOT_ON_THIS_MACHINE and bound:
+                    continue
+                raise
+            bound.append(sock)
+    except OSError as error:
+        for sock in bound:
+            sock.close()
+        raise _cannot_listen(host, port, error) from error
+    return bound
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> CannotListen:
+    why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror)
+    return CannotListen(
+        f"cannot listen on {host}:{port}: {why.lower()}; choose another with --host and --port, or server.host and "
+        "server.port"
+    )
+
+
+async def run(gateway: Gateway, *, host: str, port: int, quiet: bool = False) -> None:
+    """Serve until told to stop. Raises CannotListen before anything is started."""
+    sockets = listen(host, port)
+    port = sockets[0].getsockname()[1]
+    try:
+        await _run(gateway, sockets, host=host, port=port, quiet=quiet)
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+async def _run(gateway: Gateway, sockets: list[socket.socket], *, host: str, port: int, quiet: bool) -> None:
+    try:
+        await gateway.start()
+        try:
+            for sock in sockets:
+                sock.listen(_BACKLOG)
+        except OSError as error:  # two that were bound at the same moment: one of them comes second
+            raise _cannot_listen(host, port, error) from error
         config = uvicorn.Config(
             create_app(gateway.face()),
-            host=host,
-            port=port,
             loop="uvloop",
             http="httptools",
             lifespan="off",
@@ -72,7 +132,7 @@ async def run(gateway: Gateway, *, host: str, port: int, quiet: bool = False) ->
             server_header=False,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=5,
-            backlog=2048,
+            backlog=_BACKLOG,
         )
         server = _Server(config, gateway)
         announcing = asyncio.create_task(_announce(gateway, server, host, port, quiet=quiet))
@@ -81,7 +141,7 @@ async def run(gateway: Gateway, *, host: str, port: int, quiet: bool = False) ->
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD, 50, 50)
         try:
-            await server.serve()
+            await server.serve(sockets)
         finally:
             announcing.cancel()
     finally:
