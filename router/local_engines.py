@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 from local_llm.datamodels import EngineKind, EngineLimits, LaunchConfig, ProcessState
 from local_llm.embedded import EmbeddedModelError, engine_installed, find_model
-from local_llm.poller import INTERVAL_S, EnginePoller
+from local_llm.nvml import Nvml
+from local_llm.poller import INTERVAL_S, EnginePoller, GpuWatcher
 from local_llm.probe import AiohttpGet
 from local_llm.process import EngineProcess
 from router.core.charges import standard_rate
@@ -48,10 +49,13 @@ class LocalTier:
     poller: EnginePoller | None
     get: AiohttpGet
     clock: Clock
+    gpus: GpuWatcher | None = None
     _watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start the engine if it is ours, and look at it from now on."""
+        if self.gpus is not None:
+            self.gpus.start()
         if self.process is not None:
             await self.process.start()
         if self.poller is not None:
@@ -82,6 +86,8 @@ class LocalTier:
                 await self._watching
         if self.process is not None:
             await self.process.stop()
+        if self.gpus is not None:
+            self.gpus.stop()
         await self.get.close()
 
 
@@ -113,12 +119,22 @@ def build_local_tier(settings: LocalSettings, *, clock: Clock, data_dir: Path) -
         unavailable_detail=problem,
     )
     room, get = _room(settings), AiohttpGet()
-    poller = None
+    poller, gpus = None, None
     if problem is None:
+        if _runs_on_this_machine(settings):
+            gpus = GpuWatcher(Nvml().read, now_s=clock.now_s)
+            room.gpus = gpus.latest
         poller = _poller(settings, room, process, base_url, api_key, clock, get)
         room.process = poller.state
         room.reading = lambda: poller.reading
-    return LocalTier(candidate, room, _asset(settings), base_url, api_key, process, poller, get, clock)
+    return LocalTier(candidate, room, _asset(settings), base_url, api_key, process, poller, get, clock, gpus)
+
+
+def _runs_on_this_machine(settings: LocalSettings) -> bool:
+    """Whether the cards of this machine are the engine's."""
+    if settings.engine is Engine.EXTERNAL:
+        return _address(settings.api_base or "")[0] in ("127.0.0.1", "localhost", "::1")
+    return settings.engine is Engine.VLLM
 
 
 def _poller(
@@ -151,6 +167,7 @@ def _poller(
         process=life if process is not None else None,
         generate=one_token,
         on_hung=process.report_hung if process is not None else None,
+        gpus=room.gpus,
     )
 
 

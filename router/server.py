@@ -130,6 +130,7 @@ async def _run(gateway: Gateway, sockets: list[socket.socket], *, host: str, por
             access_log=False,
             log_config=None,
             server_header=False,
+            proxy_headers=False,  # nothing reads whom a client says it is
             timeout_keep_alive=75,
             timeout_graceful_shutdown=5,
             backlog=_BACKLOG,
