@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from sqlalchemy import URL, Engine
 
 from router.stores import recovery, rows
+from router.stores.checkpoints import Checkpointer, LogLimits
 from router.stores.engines import sqlite_path, write_engine
 from router.stores.events import Event, FeedbackGiven
 from router.stores.liveness import FileLock, LedgerInUse, advisory_key
@@ -56,10 +57,11 @@ class _Replays(Exception):
 class Database:
     """A `Store` on SQLite or Postgres. `instance` names this gateway's life, not its host."""
 
-    def __init__(self, url: URL, instance: str, now_utc: Callable[[], datetime]) -> None:
+    def __init__(self, url: URL, instance: str, now_utc: Callable[[], datetime], log: LogLimits | None = None) -> None:
         self.engine: Engine = write_engine(url)
         self._instance = instance
         self._now_utc = now_utc
+        self._log_limits = log or LogLimits()
         self._sqlite = self.engine.dialect.name == "sqlite"
         self._path = sqlite_path(url)
         self._file_lock = FileLock(self._path.with_name(self._path.name + ".lock")) if self._path else None
@@ -68,6 +70,7 @@ class Database:
         self._known_worlds: set[str] = set()
         self._connection: Any = None
         self._cursor: Any = None
+        self._checkpointer: Checkpointer | None = None
 
     def connect(self) -> None:
         """See `Store`. Raises LedgerInUse, SchemaError, or whatever the driver says."""
@@ -89,6 +92,9 @@ class Database:
         if not self._sqlite:
             # Before the name is known to others: whoever sees the name without the lock takes it for dead.
             self._cursor.execute("SELECT pg_try_advisory_lock(%s)", (advisory_key(self._instance),))
+        else:
+            self._cursor.execute("PRAGMA wal_autocheckpoint=0").fetchall()
+            self._checkpointer = Checkpointer(self.engine, self._log_limits)
         self._known_worlds.clear()
         started_at_us = rows.to_us(self._now_utc())
         self._cursor.execute(self._sql.instance, (self._instance, started_at_us))
@@ -128,6 +134,11 @@ class Database:
                 cursor.execute("ROLLBACK")
             raise
         self._known_worlds.update(batch.worlds)
+        if self._checkpointer is not None:
+            self._checkpointer.noted(len(events))
+            if self._checkpointer.overdue():
+                with contextlib.suppress(Exception):  # the commit has happened, whatever becomes of the log
+                    cursor.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
         return results
 
     def _write(self, batch: Batch) -> list[bool]:
@@ -192,6 +203,9 @@ class Database:
 
     def disconnect(self) -> None:
         """See `Store`."""
+        if self._checkpointer is not None:
+            self._checkpointer.stop()
+            self._checkpointer = None
         connection, self._connection, self._cursor = self._connection, None, None
         if connection is not None:
             with contextlib.suppress(Exception):
