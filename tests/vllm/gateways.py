@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.vllm.vllm_servers import MAX_NUM_SEQS, MODEL, ROOT, VllmServer, free_port
+from tests.vllm.vllm_servers import MAX_NUM_SEQS, MODEL, ROOT, WINDOW_TOKENS, VllmServer, free_port
 
 ROUTER_KEY = "sk-router-test"
 READY_TIMEOUT_S = 30.0
@@ -51,7 +51,7 @@ def external_tier(engine: VllmServer) -> dict[str, object]:
         "api_base": engine.api_base,
         "api_key_env": "ENGINE_KEY",
         "model": MODEL,
-        "context_window_tokens": 2048,
+        "context_window_tokens": WINDOW_TOKENS,
         "max_num_seqs": 4 * MAX_NUM_SEQS,  # more than is true: the engine itself shall turn calls away
         "slo": {"ttft_s": 15, "tpot_s": 0.5, "slack_s": 10},
     }
@@ -64,7 +64,7 @@ def api_tier(engine: VllmServer) -> dict[str, object]:
         "name": "second",
         "api_base": engine.api_base,
         "api_key_env": "SECOND_KEY",
-        "context_window_tokens": 2048,
+        "context_window_tokens": WINDOW_TOKENS,
         "price": {"input_usd_per_mtok": 1.0, "output_usd_per_mtok": 2.0},
     }
 

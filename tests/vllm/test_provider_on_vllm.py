@@ -23,12 +23,12 @@ from router.errors import (
 from router.ports import CallTimeouts, ProviderCall
 from router.providers.http_stream import HttpStream
 from router.providers.openai_compatible import OpenAICompatibleProvider
-from tests.vllm.vllm_servers import MAX_NUM_SEQS, MAX_QUEUED, MODEL, VllmServer
+from tests.vllm.vllm_servers import MAX_NUM_SEQS, MAX_QUEUED, MODEL, WINDOW_TOKENS, VllmServer
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
 MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
-LOCAL = Candidate("local", Tier.LOCAL, "local", MODEL, context_window_tokens=2048)
+LOCAL = Candidate("local", Tier.LOCAL, "local", MODEL, context_window_tokens=WINDOW_TOKENS)
 TIMEOUTS = CallTimeouts(connect_s=2.0, first_byte_s=30.0, idle_s=20.0, total_s=60.0)
 
 
@@ -37,7 +37,7 @@ def make_call(*, stream: bool = False, include_usage: bool = False, model: str =
     given: dict[str, Any] = {"messages": MESSAGES, "temperature": 0, "max_tokens": 24, "ignore_eos": True} | members
     return ProviderCall(
         request_id="req-vllm",
-        candidate=LOCAL if model == MODEL else Candidate("other", Tier.LOCAL, "local", model, 2048),
+        candidate=LOCAL if model == MODEL else Candidate("other", Tier.LOCAL, "local", model, WINDOW_TOKENS),
         fields={name: msgspec.Raw(msgspec.json.encode(value)) for name, value in given.items()},
         stream=stream,
         include_usage=include_usage,
@@ -47,7 +47,7 @@ def make_call(*, stream: bool = False, include_usage: bool = False, model: str =
 
 def endless(**members: Any) -> ProviderCall:
     """A stream of some seconds."""
-    return make_call(stream=True, max_tokens=1900, **members)
+    return make_call(stream=True, max_tokens=WINDOW_TOKENS - 200, **members)
 
 
 async def events_of(stream: HttpStream) -> list[dict[str, Any]]:

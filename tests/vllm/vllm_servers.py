@@ -12,7 +12,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +31,7 @@ MODEL = "tiny-llama"
 START_TIMEOUT_S = 240.0
 STOP_TIMEOUT_S = 10.0
 MAX_NUM_SEQS, MAX_QUEUED = 4, 2
+WINDOW_TOKENS = 4096
 KV_BLOCKS = 40
 
 T = TypeVar("T")
@@ -92,6 +93,24 @@ class VllmServer:
         """Poll the metrics until they are as `wanted`; fail with the last ones when they never are."""
         return await asyncio.to_thread(wait_until, self.reading, wanted, timeout_s)
 
+    @contextlib.contextmanager
+    def strangers(self, count: int, *, max_tokens: int, words: int = 8) -> Iterator[None]:
+        """`count` long streams of other clients, each with a prompt of its own, until the block ends."""
+        with contextlib.ExitStack() as open_connections:
+            for number in range(count):
+                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60.0)
+                open_connections.callback(connection.close)
+                body = {
+                    "model": MODEL,
+                    "messages": [{"role": "user", "content": f"stranger {number} " * words}],
+                    "max_tokens": max_tokens,
+                    "ignore_eos": True,
+                    "stream": True,
+                }
+                headers = {"Authorization": f"Bearer {self.api_key}", "Content-Type": "application/json"}
+                connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+            yield
+
     def kill_worker(self) -> None:
         """End the process that runs the model, as the kernel does when memory runs out."""
         for entry in Path("/proc").iterdir():
@@ -113,9 +132,10 @@ class ScriptedStart:
         # in spite of its name this vLLM option counts the running requests too
         in_flight = str(MAX_NUM_SEQS + MAX_QUEUED)
         limits = ("--max-num-seqs", str(MAX_NUM_SEQS), "--max-num-queued-reqs", in_flight)
+        window = ("--max-model-len", str(WINDOW_TOKENS))
         with log.open("wb") as out:
             self.process = subprocess.Popen(
-                [str(SCRIPT), "serve-tiny", str(self.port), "--api-key", API_KEY, *limits],
+                [str(SCRIPT), "serve-tiny", str(self.port), "--api-key", API_KEY, *limits, *window],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
