@@ -16,6 +16,7 @@ from router.errors import UpstreamBroken, UpstreamError, UpstreamTimeout
 from router.providers.sse_scan import SseScanner
 
 DRAIN_S = 1.0
+TRICKLE_WINDOW_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,16 +21,14 @@ from yarl import URL
 from router import __version__
 from router.errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from router.ports import CallTimeouts, PlainReply, ProviderCall
-from router.providers.chat_shapes import BAD_ENDINGS, NOTHING, decode_plain, output_text
 from router.providers.http_session import new_session
-from router.providers.http_stream import HttpStream, Inflater, StreamLimits, abort
+from router.providers.http_stream import TRICKLE_WINDOW_S, HttpStream, Inflater, StreamLimits, abort
+from router.providers.plain_answer import read_plain
 from router.providers.sse_scan import SseScanner
 from router.providers.upstream_errors import error_for_answer
-from router.providers.usage import usage_from
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
-TRICKLE_WINDOW_S = 20.0
 
 _USAGE_PLEASE = msgspec.Raw(b'{"include_usage":true}')
 _TRUE = msgspec.Raw(b"true")
@@ -92,7 +90,7 @@ class OpenAICompatibleProvider:
             raise
         if answer.status != 200:
             raise self._refused(answer, body)
-        return _plain_reply(body)
+        return read_plain(body)
 
     async def open_stream(self, call: ProviderCall) -> HttpStream:
         """An open stream: the upstream has answered 200 with events to come."""
@@ -261,26 +259,6 @@ def _member(call: ProviderCall, name: str, inner: str) -> Any:
 def _choices(n: Any) -> int:
     count = _decoded(n)
     return count if isinstance(count, int) and 0 < count <= 1024 else 1
-
-
-def _plain_reply(body: bytes) -> PlainReply:
-    """Read usage and finish reason; raises `UpstreamBroken` for an error, an abort, or anything but a completion."""
-    try:
-        plain = decode_plain(body)
-    except msgspec.MsgspecError:
-        raise UpstreamBroken("The upstream's answer is not a chat completion") from None
-    if plain.error not in NOTHING or plain.object == "error":
-        raise UpstreamBroken("The upstream answered 200 with an error")
-    if not plain.choices:
-        raise UpstreamBroken("The upstream's answer holds no choices")
-    for choice in plain.choices:
-        if choice.finish_reason in BAD_ENDINGS:
-            raise UpstreamBroken(f"The upstream gave up: finish_reason {choice.finish_reason!r}")
-    messages = [choice.message for choice in plain.choices if choice.message is not None]
-    saw_output = any(message.content not in NOTHING or message.carries_more() for message in messages)
-    usage = usage_from(plain.usage, saw_output=saw_output)
-    text = output_text(plain) if usage is None else ""
-    return PlainReply(body=body, usage=usage, finish_reason=plain.choices[0].finish_reason, output_text=text)
 
 
 def _endpoint(base_url: str) -> tuple[URL, str | None]:

@@ -118,6 +118,12 @@ def error_for_answer(
     return UpstreamRefused(text, status=status, body=_redacted(body, secret), param=said.param)
 
 
+def refusal(text: str, *, param: str, code: str) -> UpstreamRefused:
+    """A 400 of our own, for what a kind of provider cannot be sent."""
+    body = {"error": {"message": text, "type": "invalid_request_error", "param": param, "code": code}}
+    return UpstreamRefused(text, status=400, body=json.dumps(body).encode(), param=param)
+
+
 def is_context_error(said: ErrorBody) -> bool:
     """Whether a 4xx means that the prompt does not fit this model, in any of the known dialects."""
     if said.code in CONTEXT_KINDS or said.kind in CONTEXT_KINDS or said.param == "input_tokens":
