@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN
@@ -164,7 +164,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
     """Put a gateway together; touches no network and starts nothing. Raises ConfigError for a model without a price."""
     clock = clock or SystemClock()
     book = PriceBook.load(settings.price_overrides())
-    _refuse_unpriced(settings, book, clock.now_utc())
+    refuse_unpriced(settings, book, clock.now_utc())
     local = build_local_tier(settings.tiers.local, clock=clock, data_dir=settings.server.data_dir)
     candidates = (*((local.candidate,) if local is not None else ()), *_api_candidates(settings.tiers))
     models = {model.name: model for _, model in settings.tiers.api_models()}
@@ -209,7 +209,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
         telemetry=telemetry,
         timeouts=settings.timeouts.call_timeouts(),
         fallback_scorer=heuristic,
-        new_id=new_request_id,
+        new_id=request_ids(clock),
         retry=RetryConfig(),
         store_prompts=settings.server.store_prompts,
     )
@@ -223,20 +223,27 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
     return gateway
 
 
-def new_request_id() -> str:
-    """96 random bits: unique without asking anybody."""
-    return f"req_{secrets.token_hex(12)}"
+def request_ids(clock: Clock) -> Callable[[], str]:
+    """Ids that nobody can guess and that sort by time: random ones would touch a new page of every index."""
+
+    def new_id() -> str:
+        return f"req_{int(clock.now_utc().timestamp() * 1000):012x}{secrets.token_hex(8)}"
+
+    return new_id
 
 
-def _refuse_unpriced(settings: Settings, book: PriceBook, at_utc: datetime) -> None:
-    """A model that could be called but whose price nobody knows is a mistake, not a free lunch."""
+def refuse_unpriced(settings: Settings, book: PriceBook, at_utc: datetime, *, keyless_too: bool = False) -> None:
+    """A model that could be called but whose price nobody knows is a mistake, not a free lunch. Raises ConfigError.
+
+    `keyless_too` looks at models that cannot be called for want of a key as well.
+    """
     problems = []
     for tier, model in settings.tiers.api_models():
-        if model.unavailable is None:
+        if model.unavailable is None or keyless_too:
             try:
                 book.row(model.price_key, at_utc)
             except PriceUnknown as error:
-                problems.append((None, f"tiers.{tier.value}", str(error)))
+                problems.append((*settings.places.get(model.path, (None, f"tiers.{tier.value}")), str(error)))
     if problems:
         raise ConfigError(problems, settings.source)
 
