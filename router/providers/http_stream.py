@@ -202,7 +202,7 @@ class HttpStream:
     def _report(self) -> None:
         scanner = self._scanner
         self.usage_event = scanner.usage_event
-        self.usage = scanner.usage
+        self.usage = scanner.usage_in(self.usage_event)
         self.finish_reason = scanner.finish_reason
 
     def _inflated(self, inflater: Inflater, data: bytes) -> bytes:

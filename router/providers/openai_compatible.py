@@ -156,7 +156,8 @@ class OpenAICompatibleProvider:
         size = 0
         limit_bytes = self._max_answer_bytes if answer.status == 200 else MAX_ERROR_BYTES
         while not content.at_eof():
-            timer.reschedule(min(loop.time() + timeouts.idle_s, end_at_s))
+            if not content.is_eof():  # as a rule all of it came with the headers
+                timer.reschedule(min(loop.time() + timeouts.idle_s, end_at_s))
             part = await content.readany()
             parts.append(part)
             size += len(part)

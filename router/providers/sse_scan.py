@@ -107,8 +107,11 @@ class SseScanner:
     @property
     def usage(self) -> TokenUsage | None:
         """What the host has reported last; `None` if nothing usable."""
-        event = self.usage_event
-        return None if event is None else usage_from(event["usage"], saw_output=self.output_events > 0)
+        return self.usage_in(self.usage_event)
+
+    def usage_in(self, usage_event: Mapping[str, Any] | None) -> TokenUsage | None:
+        """The same for a `usage_event` at hand."""
+        return None if usage_event is None else usage_from(usage_event["usage"], saw_output=self.output_events > 0)
 
     def feed(self, data: bytes) -> bytes | None:
         """The events that `data` completes, ready to be relayed, or `None` if there are none.
