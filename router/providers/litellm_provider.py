@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from router.errors import UpstreamError, UpstreamTimeout
+from router.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from router.ports import PlainReply, ProviderCall
 from router.providers.egress import first_remote_part
 from router.providers.litellm_stream import OPENED, LiteLLMStream, answer_members
@@ -52,8 +52,13 @@ _sdk_transport: Any = None
 
 
 async def _litellm() -> Any:
-    """The library, loaded in a thread at the first call."""
-    return _loaded if _loaded is not None else await asyncio.to_thread(_load)
+    """The library, loaded in a thread at the first call. Raises `UpstreamUnavailable` if it cannot be."""
+    if _loaded is None:
+        try:
+            await asyncio.to_thread(_load)
+        except ImportError as error:
+            raise UpstreamUnavailable("litellm, which this model is reached through, cannot be loaded") from error
+    return _loaded
 
 
 def _load() -> Any:
@@ -119,6 +124,10 @@ class LiteLLMProvider:
 
     def __repr__(self) -> str:
         return f"LiteLLMProvider({self._model!r}, api_key={'***' if self._api_key else None})"
+
+    async def load(self) -> None:
+        """Load the library now, so that the first caller does not wait for it."""
+        await _litellm()
 
     async def complete(self, call: ProviderCall) -> PlainReply:
         """A plain answer in OpenAI's shape."""

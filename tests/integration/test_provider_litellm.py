@@ -42,6 +42,7 @@ async def upstream() -> AsyncIterator[FakeAnthropic]:
 @pytest.fixture
 async def provider(upstream: FakeAnthropic) -> AsyncIterator[LiteLLMProvider]:
     provider = LiteLLMProvider("anthropic/claude-loopback", api_key=KEY, api_base=upstream.origin)
+    await provider.load()
     yield provider
     await provider.close()
 
@@ -242,5 +243,17 @@ def test_the_provider_is_built_without_importing_the_library() -> None:
         "import sys; from router.providers.litellm_provider import LiteLLMProvider; "
         "p = LiteLLMProvider('anthropic/x', api_key='sk-1'); assert 'sk-1' not in repr(p); "
         "sys.exit('litellm' in sys.modules or 'httpx' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_the_library_the_model_is_unavailable() -> None:
+    code = (
+        "import asyncio, sys; sys.modules['litellm'] = None\n"
+        "from router.errors import UpstreamUnavailable\n"
+        "from router.providers.litellm_provider import LiteLLMProvider\n"
+        "try: asyncio.run(LiteLLMProvider('anthropic/x', api_key='k').load())\n"
+        "except UpstreamUnavailable: sys.exit(0)\n"
+        "sys.exit(1)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
