@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from local_llm.calibration import Calibration
 from local_llm.datamodels import (
     EngineCoefficients,
     EngineLimits,
@@ -50,6 +51,7 @@ _ROOM_POLL_S = 0.05
 class EngineRoom:
     """One local engine as the router sees it: what it promised, what is in it, and who can tell how it is.
 
+    `coefficients` are where it starts; what is seen of its answers corrects them (the books stay on the fixed ones).
     `process` gives (state, problem) now; `reading` and `gpus` give the last readings, or `None` if there never was one.
     With `metrics_optional` an engine that never told any metrics is not held to them; once it has, it is.
     """
@@ -67,7 +69,12 @@ class EngineRoom:
     inflight: Inflight = field(init=False)
 
     def __post_init__(self) -> None:
-        self.inflight = Inflight(self.coefficients, self.slo)
+        self.inflight = Inflight(
+            self.coefficients,
+            self.slo,
+            max_batched_tokens=self.limits.max_batched_tokens,
+            calibration=Calibration(self.coefficients),
+        )
 
     def look(self, now_s: float) -> LocalSnapshot:
         """Frozen."""
@@ -79,7 +86,7 @@ class EngineRoom:
         return LocalSnapshot(
             state=state,
             limits=limits,
-            coefficients=self.coefficients,
+            coefficients=self.inflight.coefficients,
             slo=self.slo,
             inflight=self.inflight.state(now_s),
             gpus=gpus[1] if gpus is not None else (),
@@ -109,11 +116,11 @@ class Ticket:
 
     def token(self, count: int) -> None:
         """`count` more tokens have been generated."""
-        self._inner.token(count)
+        self._inner.token(count, self._clock.now_s())
 
-    def end(self, *, ok: bool) -> None:  # noqa: ARG002 - how it ended matters to calibration, not to the count
-        """It has left the engine; the second call does nothing."""
-        self._inner.end(self._clock.now_s())
+    def end(self, *, ok: bool) -> None:
+        """It has left the engine; the second call does nothing. A good end is a sign of life."""
+        self._inner.end(self._clock.now_s(), ok=ok)
         self._wake()
 
 

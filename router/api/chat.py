@@ -24,6 +24,7 @@ from router.flow import PlainAnswer, handle_chat
 from router.ports import Deps
 
 CHAT_PATHS = frozenset({"/v1/chat/completions", "/chat/completions"})
+_WATCH_AFTER_S = 0.02
 _REPLAYED = (b"x-router-idempotent-replay", b"true")
 _log = logging.getLogger("router.api")
 
@@ -102,30 +103,41 @@ class ChatEndpoint:
 
 
 class _Hangup:
-    """Watches for a caller who hangs up, and then cancels the work being done for them."""
+    """Watches for a caller who hangs up, and then cancels the work being done for them.
 
-    __slots__ = ("_receive", "_watcher", "hung_up", "response_started")
+    It begins to watch only after a moment: an answer that is there by then needs no watcher, and its task would cost
+    more than all else that is done for the request's HTTP.
+    """
+
+    __slots__ = ("_receive", "_timer", "_watcher", "_worker", "hung_up", "response_started")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
+        self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._worker: asyncio.Task[None] | None = None
         self.hung_up = False
         self.response_started = False
 
     def watch(self) -> None:
         """Start, once the body has been read."""
-        worker = asyncio.current_task()
-        if worker is not None:
-            self._watcher = asyncio.get_running_loop().create_task(self._wait(worker))
+        self._worker = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._begin)
 
-    async def _wait(self, worker: asyncio.Task[None]) -> None:
+    def _begin(self) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._wait())
+
+    async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self.hung_up = True
-        worker.cancel()
+        if self._worker is not None:
+            self._worker.cancel()
 
     def stop(self) -> None:
         """The work is done: a disconnect means nothing now."""
+        if self._timer is not None:
+            self._timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
 
