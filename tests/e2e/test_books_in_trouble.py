@@ -193,8 +193,8 @@ async def test_a_disk_that_fills_up_under_the_database(config: dict[str, Any], t
         await traffic.until(lambda: (books / "router.db-wal").stat().st_size > 300_000)
         gateway.limit_file_sizes((books / "router.db-wal").stat().st_size)
         await traffic.readiness_is("degraded")
-        await traffic.more(20)
-        assert await traffic.readiness() == "degraded"
+        # A new connection folds the log into the database, so it may go on for a while and fail again.
+        await traffic.more(60)
         gateway.limit_file_sizes(2**40)
     check_books(url, traffic, tmp_path / "data")
 
