@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import errno
 import gc
 import os
@@ -155,12 +156,19 @@ async def _run(gateway: Gateway, sockets: list[socket.socket], *, host: str, por
         gc.collect()
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD, 50, 50)
+        _give_memory_back()
         try:
             await server.serve(sockets)
         finally:
             announcing.cancel()
     finally:
         await gateway.stop()
+
+
+def _give_memory_back() -> None:
+    """What loading took and freed goes back to the system (glibc keeps it otherwise)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 async def _announce(gateway: Gateway, server: uvicorn.Server, host: str, port: int, *, quiet: bool) -> None:
