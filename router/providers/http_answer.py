@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from router.ports import CallTimeouts
+
+OWN_STALL_S = 0.03
 _CLOCK_GRAIN_S = 0.001  # uvloop counts whole milliseconds
 
 Phase = Literal["connect", "headers", "body"]
@@ -41,21 +45,12 @@ class TimedOut(HttpError):
         self.phase = phase
 
 
-@dataclass(slots=True)  # not frozen: that doubles what making one costs, and one is made per request
-class AnswerLimits:
-    """How long to wait and how much to take.
+@dataclass(frozen=True, slots=True)
+class SizeLimits:
+    """What is taken of a body that is read whole: of a 200's, and of any other's."""
 
-    `headers_at_s`, `end_at_s` are on the loop's clock; `idle_s` is the longest silence within a body that is read
-    whole. `body_bytes` bounds a 200's body that is read whole, `error_bytes` that of any other status. With `stream`
-    a 200 is handed over at its headers, and its reader keeps the time from there on.
-    """
-
-    headers_at_s: float
-    end_at_s: float
-    idle_s: float
     body_bytes: int
     error_bytes: int
-    stream: bool
 
 
 class Source(Protocol):
@@ -82,14 +77,16 @@ class Deadlines:
     """Wakes answers that are overdue, with one timer for all of them.
 
     A timer of uvloop takes 2 us to set and clear, a fifth of a whole request; almost none of ours ever fires. This
-    one is set for the earliest deadline and left alone when that answer arrives.
+    one is set for the earliest deadline and left alone when that answer arrives. When it fires late it is we who
+    stood still, and what has come in the meantime is read before anybody is given up.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
         self._watched: set[Answer] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at_s = float("inf")
+        self._timer_at_s = math.inf
+        self._stalled = False
 
     def watch(self, answer: Answer) -> None:
         """Call `answer.overdue` at its `due_at_s`; again for an earlier one."""
@@ -107,17 +104,22 @@ class Deadlines:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self._timer_at_s = math.inf
 
     def _arm(self, at_s: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at_s = at_s
-        self._timer = self._loop.call_at(at_s, self._look)
+        self._timer = self.loop.call_at(at_s, self._look)
 
     def _look(self) -> None:
+        now_s = self.loop.time() + _CLOCK_GRAIN_S
+        self._stalled = not self._stalled and now_s - self._timer_at_s > OWN_STALL_S
+        if self._stalled:
+            self._arm(now_s + _CLOCK_GRAIN_S)
+            return
         self._timer = None
-        self._timer_at_s = float("inf")
-        now_s = self._loop.time() + _CLOCK_GRAIN_S
+        self._timer_at_s = math.inf
         for answer in [answer for answer in self._watched if answer.due_at_s <= now_s]:
             answer.overdue(now_s)
         if self._watched:
@@ -143,13 +145,17 @@ class Answer:
     _discarded = False
     _size = 0
     _touched_at_s = 0.0
+    _header_lines: Sequence[tuple[bytes, bytes]] = ()
 
-    def __init__(self, limits: AnswerLimits, deadlines: Deadlines, loop: asyncio.AbstractEventLoop) -> None:
-        self.due_at_s = limits.headers_at_s
-        self._limits = limits
+    def __init__(
+        self, timeouts: CallTimeouts, start_s: float, sizes: SizeLimits, deadlines: Deadlines, *, stream: bool
+    ) -> None:
+        self.due_at_s = start_s + min(timeouts.first_byte_s, timeouts.total_s)
+        self._timeouts = timeouts
+        self._start_s = start_s
+        self._sizes = sizes
         self._deadlines = deadlines
-        self._loop = loop
-        self._header_lines: list[tuple[bytes, bytes]] = []
+        self._stream = stream
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -166,15 +172,17 @@ class Answer:
 
     async def opened(self) -> None:
         """Wait for the whole answer, or for the headers of a stream. Raises HttpError; cancelled, it hangs up."""
-        self._deadlines.watch(self)
-        try:
-            if not self._is_open():
-                await self._wait()
-        except BaseException:
-            self.abort()
-            raise
-        finally:
-            self._deadlines.forget(self)
+        if self._connection is not None:
+            self._deadlines.watch(self)
+            self._waiter = self._deadlines.loop.create_future()
+            try:
+                await self._waiter
+            except BaseException:
+                self.abort()
+                raise
+            finally:
+                self._waiter = None
+                self._deadlines.forget(self)
         if self._error is not None:
             raise self._error
 
@@ -184,11 +192,14 @@ class Answer:
         Raises HttpError for any other end, once what came before it has been read. Cancelled, it hangs up.
         """
         while (data := self._taken()) is None:
+            self._waiter = self._deadlines.loop.create_future()
             try:
-                await self._wait()
+                await self._waiter
             except BaseException:
                 self.abort()
                 raise
+            finally:
+                self._waiter = None
         return data
 
     def abort(self) -> None:
@@ -207,7 +218,7 @@ class Answer:
             return
         self._discarded = True
         self._connection.drop_held()
-        self.due_at_s = self._loop.time() + within_s
+        self.due_at_s = self._deadlines.loop.time() + within_s
         self._deadlines.watch(self)
 
     def overdue(self, now_s: float) -> None:
@@ -220,17 +231,8 @@ class Answer:
             self.interrupt(TimedOut("body"))
 
     def _silent_at_s(self) -> float:
-        return min(self._touched_at_s + self._limits.idle_s, self._limits.end_at_s)
-
-    def _is_open(self) -> bool:
-        return self._connection is None or (self._limits.stream and self.status == 200)
-
-    async def _wait(self) -> None:
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        timeouts = self._timeouts
+        return min(self._touched_at_s + timeouts.idle_s, self._start_s + timeouts.total_s)
 
     def _taken(self) -> bytes | None:
         """What has come, b"" at the end; `None` if there is nothing yet."""
@@ -249,7 +251,7 @@ class Answer:
         """The request goes out over `connection`."""
         self._connection = connection
 
-    def begin(self, status: int, header_lines: list[tuple[bytes, bytes]]) -> None:
+    def begin(self, status: int, header_lines: Sequence[tuple[bytes, bytes]]) -> None:
         """The headers are complete."""
         self.status = status
         self._header_lines = header_lines
@@ -267,7 +269,7 @@ class Answer:
         self._error = error
         if isinstance(error, HttpError):
             error.in_body = self.status != 0
-        if self._limits.stream and self.status == 200:
+        if self._stream and self.status == 200:
             self._rest = rest
         else:
             limit_bytes = self._limit_bytes()
@@ -280,7 +282,7 @@ class Answer:
         """A read of `read_bytes` has brought `new_bytes` of the body, and not its end."""
         if self._discarded:
             connection.drop_held()
-        elif self._limits.stream and self.status == 200:
+        elif self._stream and self.status == 200:
             if self._waiter is not None:
                 self.wake()
             else:
@@ -290,9 +292,9 @@ class Answer:
             if self._size > self._limit_bytes():
                 connection.give_up(None)
                 return
-            self._touched_at_s = self._loop.time()
+            self._touched_at_s = self._deadlines.loop.time()
             self.due_at_s = self._silent_at_s()
             self._deadlines.watch(self)
 
     def _limit_bytes(self) -> int:
-        return self._limits.body_bytes if self.status == 200 else self._limits.error_bytes
+        return self._sizes.body_bytes if self.status == 200 else self._sizes.error_bytes

@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 import aiohappyeyeballs
 
 from router.ports import CallTimeouts
-from router.providers.http_answer import Answer, AnswerLimits, ConnectFailed, Deadlines, Reset, TimedOut
+from router.providers.http_answer import Answer, ConnectFailed, Deadlines, Reset, SizeLimits, TimedOut
 from router.providers.http_connection import Connection
 from router.providers.http_proxy import Proxy, proxy_for, tunnel
 
@@ -109,8 +109,7 @@ class HttpClient:
         if target.unix_path is not None:
             self._proxy = None
         self._head = _request_head(target, headers, self._proxy)
-        self._body_bytes = body_bytes
-        self._error_bytes = error_bytes
+        self._sizes = SizeLimits(body_bytes, error_bytes)
         self._tls = (tls or _default_tls()) if target.secure else None
         self._keep_alive_s = keep_alive_s
         self._idle: list[Connection] = []  # the most recently used last
@@ -118,7 +117,6 @@ class HttpClient:
         self._sweep: asyncio.TimerHandle | None = None
         self._addresses: list[_Address] = []
         self._addresses_until_s = 0.0
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._deadlines: Deadlines | None = None
         self._closed = False
         self._emptied: asyncio.Future[None] | None = None
@@ -134,20 +132,27 @@ class HttpClient:
         `timeouts.first_byte_s` bounds the wait for the headers, `idle_s` each silence after them and `total_s` all of
         it. Raises HttpError; cancelled at any moment, it hangs up.
         """
-        loop = self._loop or self._start()
-        now_s = loop.time()
-        headers_at_s = now_s + min(timeouts.first_byte_s, timeouts.total_s)
-        limits = AnswerLimits(
-            headers_at_s, now_s + timeouts.total_s, timeouts.idle_s, self._body_bytes, self._error_bytes, stream
-        )
-        connection = self._idle_connection(now_s)
-        if connection is not None:
+        deadlines = self._deadlines or self._start()
+        loop = deadlines.loop
+        start_s = loop.time()
+        connection = self._idle_connection(start_s)
+        used_before = connection is not None
+        while True:
+            if connection is None:
+                connection = await self._connected(
+                    start_s + min(timeouts.connect_s, timeouts.first_byte_s, timeouts.total_s)
+                )
+            answer = Answer(timeouts, start_s, self._sizes, deadlines, stream=stream)
+            connection.send(answer, b"%b%d\r\n\r\n" % (self._head, len(body)), body)
             try:
-                return await self._exchange(connection, body, limits)
-            except _Stale:
-                pass
-        connection = await self._connected(min(now_s + timeouts.connect_s, headers_at_s))
-        return await self._exchange(connection, body, limits, retry=False)
+                await answer.opened()
+            except Reset:
+                stale = used_before and not answer.heard and loop.time() - start_s < STALE_WITHIN_S
+                if not stale or self._closed:
+                    raise
+            else:
+                return answer
+            connection, used_before = None, False
 
     async def close(self) -> None:
         """Close every connection, whatever is under way; later calls fail."""
@@ -159,31 +164,13 @@ class HttpClient:
             connection.close()
         if self._deadlines is not None:
             self._deadlines.stop()
-        if self._all and self._loop is not None:
-            self._emptied = self._loop.create_future()
+        if self._all:
+            self._emptied = asyncio.get_running_loop().create_future()
             await asyncio.wait((self._emptied,), timeout=CLOSE_WITHIN_S)
 
-    def _start(self) -> asyncio.AbstractEventLoop:
-        self._loop = asyncio.get_running_loop()
-        self._deadlines = Deadlines(self._loop)
-        return self._loop
-
-    async def _exchange(
-        self, connection: Connection, body: bytes, limits: AnswerLimits, *, retry: bool = True
-    ) -> Answer:
-        loop, deadlines = self._loop, self._deadlines
-        if loop is None or deadlines is None:
-            raise RuntimeError("not started")
-        answer = Answer(limits, deadlines, loop)
-        sent_at_s = loop.time()
-        connection.send(answer, b"%b%d\r\n\r\n" % (self._head, len(body)), body)
-        try:
-            await answer.opened()
-        except Reset:
-            if retry and not answer.heard and not self._closed and loop.time() - sent_at_s < STALE_WITHIN_S:
-                raise _Stale from None
-            raise
-        return answer
+    def _start(self) -> Deadlines:
+        self._deadlines = Deadlines(asyncio.get_running_loop())
+        return self._deadlines
 
     # -- connections
 
@@ -212,9 +199,9 @@ class HttpClient:
         return connection
 
     async def _connect(self) -> Connection:
-        if self._loop is None or self._closed:
+        if self._closed:
             raise ConnectFailed("closed by us")
-        loop, target, proxy = self._loop, self._target, self._proxy
+        loop, target, proxy = asyncio.get_running_loop(), self._target, self._proxy
         connection = Connection(self)
         name = target.host if target.secure else None
         if target.unix_path is not None:
@@ -247,13 +234,14 @@ class HttpClient:
 
     def release(self, connection: Connection) -> None:
         """Free for the next request."""
-        if self._loop is None or self._closed:
+        if self._deadlines is None or self._closed:
             connection.close()
             return
-        connection.idle_since_s = self._loop.time()
+        loop = self._deadlines.loop
+        connection.idle_since_s = loop.time()
         self._idle.append(connection)
         if self._sweep is None:
-            self._sweep = self._loop.call_later(self._keep_alive_s, self._close_expired)
+            self._sweep = loop.call_later(self._keep_alive_s, self._close_expired)
 
     def lost(self, connection: Connection) -> None:
         """Gone."""
@@ -265,19 +253,12 @@ class HttpClient:
 
     def _close_expired(self) -> None:
         self._sweep = None
-        if self._loop is None:
-            return
-        oldest_kept_s = self._loop.time() - self._keep_alive_s
+        loop = asyncio.get_running_loop()
+        oldest_kept_s = loop.time() - self._keep_alive_s
         while self._idle and self._idle[0].idle_since_s <= oldest_kept_s:
             self._idle.pop(0).close()
         if self._idle:
-            self._sweep = self._loop.call_later(
-                max(0.01, self._idle[0].idle_since_s - oldest_kept_s), self._close_expired
-            )
-
-
-class _Stale(Exception):
-    """The connection had been closed before our request came."""
+            self._sweep = loop.call_later(max(0.01, self._idle[0].idle_since_s - oldest_kept_s), self._close_expired)
 
 
 def _request_head(target: Target, headers: Mapping[str, str], proxy: Proxy | None) -> bytes:

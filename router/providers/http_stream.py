@@ -11,7 +11,7 @@ from typing import Any
 
 from router.core.datamodels import TokenUsage
 from router.errors import UpstreamBroken, UpstreamError, UpstreamTimeout
-from router.providers.http_answer import Answer, HttpError
+from router.providers.http_answer import OWN_STALL_S, Answer, HttpError
 from router.providers.sse_scan import SseScanner
 
 DRAIN_S = 1.0
@@ -122,6 +122,8 @@ class HttpStream:
         self._waiting_since_s: float | None = None
         self._late: UpstreamTimeout | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at_s = 0.0
+        self._stalled = False
         self._watch_on(self._loop_time())
 
     async def next_block(self) -> bytes | None:
@@ -213,6 +215,10 @@ class HttpStream:
 
     def _watch(self) -> None:
         now_s = self._loop.time()
+        self._stalled = not self._stalled and now_s - self._timer_at_s > OWN_STALL_S
+        if self._stalled:  # it is we who stood still: what has come in the meantime is read first
+            self._set_timer(now_s + OWN_STALL_S / 10)
+            return
         due_at_s = self._due_at_s(now_s)
         if now_s < due_at_s or self._waiting_since_s is None:
             self._watch_on(now_s)
@@ -230,7 +236,11 @@ class HttpStream:
         """Look again when something may be due: at the latest after `idle_s`, at the earliest after a part of it."""
         idle_s = self._limits.idle_s
         at_s = min(self._due_at_s(now_s), now_s + idle_s)
-        self._timer = self._loop.call_at(max(at_s, now_s + min(0.05, idle_s / 4)), self._watch)
+        self._set_timer(max(at_s, now_s + min(0.05, idle_s / 4)))
+
+    def _set_timer(self, at_s: float) -> None:
+        self._timer_at_s = at_s
+        self._timer = self._loop.call_at(at_s, self._watch)
 
     def _stop_watching(self) -> None:
         if self._timer is not None:
