@@ -193,9 +193,10 @@ class HttpClient:
         except (OSError, UnicodeError) as error:
             self._addresses_until_s = 0.0
             raise ConnectFailed(type(error).__name__) from None
-        if self._closed:
+        if self._closed or not connection.usable:
             connection.close()
-            raise ConnectFailed("closed by us")
+            raise ConnectFailed("closed by us" if self._closed else "closed at once")
+        self._all.add(connection)  # not before: a loop that is told to stop connecting need not say that it has
         return connection
 
     async def _connect(self) -> Connection:
@@ -227,10 +228,6 @@ class HttpClient:
         return self._addresses
 
     # -- told by connections
-
-    def opened(self, connection: Connection) -> None:
-        """Connected."""
-        self._all.add(connection)
 
     def release(self, connection: Connection) -> None:
         """Free for the next request."""
