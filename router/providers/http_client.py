@@ -61,9 +61,15 @@ class Target:
             raise ValueError("an address starts with http://HOST, https://HOST or http+unix://%2Fpath%2Fto%2Fsocket")
         secure = parts.scheme == "https"
         host = parts.hostname
-        if not host.isascii():
-            host = host.encode("idna").decode()
-        return cls(secure, host, parts.port or (443 if secure else 80), path)
+        try:
+            host = host if host.isascii() else host.encode("idna").decode()
+        except UnicodeError:
+            raise ValueError("a host is a name of the domain name system") from None
+        try:
+            port = parts.port
+        except ValueError:
+            raise ValueError("a port is a number from 0 to 65535") from None
+        return cls(secure, host, port or (443 if secure else 80), path)
 
     def below(self, path: str) -> Target:
         """The same place with `path` appended."""
