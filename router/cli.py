@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
+from math import isfinite
 from pathlib import Path
 from typing import Annotated
 
@@ -163,6 +164,8 @@ def estimate(
         raise typer.BadParameter("--cached-input-tokens cannot exceed --input-tokens")
     if requests_per_day is not None and (users is not None or calls is not None):
         raise typer.BadParameter("give --requests-per-day, or --users and --calls")
+    if any(figure is not None and not isfinite(figure) for figure in (requests_per_day, calls)):
+        raise typer.BadParameter("--requests-per-day and --calls must be finite")
     if (users is None) != (calls is None):
         raise typer.BadParameter("--users and --calls belong together")
     command.run(
@@ -211,10 +214,13 @@ def report_break_even(
     saturation_rps: Annotated[
         Decimal, typer.Option(parser=_decimal, metavar="NUMBER", help="Requests a second it completes at most.")
     ],
+    config: ConfigOption = None,
     form: FormatOption = Format.TABLE,
 ) -> None:
     """From which load on hardware of your own is cheaper than an API of the same quality."""
     from router.commands import break_even
+
+    del config  # every command takes it; the figures given here are all that counts
 
     if not 0 < slo_capacity_rps <= saturation_rps:
         raise typer.BadParameter("needs 0 < --slo-capacity-rps <= --saturation-rps")
