@@ -1,6 +1,6 @@
 """Better coefficients from what is seen: quantile tracking while serving, least squares from a measured run. Pure.
 
-While serving, two factors follow the 0.8 quantile of observed over predicted: c1 (prefill) from times to first token,
+While serving, two factors follow the 0.65 quantile of observed over predicted: c1 (prefill) from times to first token,
 c2 (decode) from gaps between tokens of steps without prefill. Each observation moves a factor by a fixed small ratio,
 up by q when reality was slower than predicted and down by 1 - q when it was not, so outliers weigh no more than
 others. A model that is wrong by 0.4 to 2.5 times gets right within a few hundred requests.
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from local_llm.datamodels import EngineCoefficients
 from local_llm.steptime import prefill_s
 
-_QUANTILE = 0.8
+_QUANTILE = 0.65
 _PREFILL_STEP = 0.04
 _GAP_STEP = 0.01
 _FIRST_GAIN = 6.0

@@ -48,13 +48,13 @@ class Calibrating(Protocol):
 
 
 class _Reading:
-    """Prompts read since nobody waited last: what was seen and what was expected of them."""
+    """Prompts read since nobody waited last: how long that took, what was read, and the steps it had to wait for."""
 
-    __slots__ = ("observed_s", "predicted_s", "prefill_s", "tokens")
+    __slots__ = ("observed_s", "squares", "steps", "tokens")
 
     def __init__(self) -> None:
-        self.observed_s = self.predicted_s = self.prefill_s = 0.0
-        self.tokens = 0
+        self.observed_s = self.steps = 0.0
+        self.tokens = self.squares = 0
 
 
 class Ticket:
@@ -292,25 +292,29 @@ class Inflight:
         self.progress += 1
         if self._calibration is None or ticket.first_due_at_s < math.inf:
             return
-        reading, step = self._reading, self._step_s()
-        prompt = ticket._prompt_tokens
+        reading, prompt = self._reading, ticket._prompt_tokens
         entered_at_s = ticket._entered_at_s + self.coefficients.api_s
-        own_s = self._read_s(prompt, prompt * prompt)
-        if entered_at_s >= self._read_at_s and self._streaming:
-            reading.predicted_s += 0.5 * step  # it found a step under way
         reading.observed_s += max(0.0, now_s - max(entered_at_s, self._read_at_s))
-        reading.predicted_s += own_s
-        reading.prefill_s += self.unseen_factor * prefill_s(self.coefficients, prompt)
         reading.tokens += prompt
+        reading.squares += prompt * prompt
+        if entered_at_s >= self._read_at_s and self._streaming:
+            reading.steps += 0.5  # it found a step under way
         nobody_waits = self._waiting_prompt_tokens == prompt
         if nobody_waits or reading.tokens >= _ENOUGH_CHUNKS * self.max_batched_tokens:
-            self._calibration.observe_prefill(
-                observed_s=reading.observed_s,
-                predicted_s=reading.predicted_s,
-                prefill_ratio=min(1.0, reading.prefill_s / reading.predicted_s) if reading.predicted_s > 0.0 else 0.0,
-            )
             self._reading = _Reading()
-            self._take_learnt(self._calibration)
+            self._tell_prefill(self._calibration, reading, whole_steps=nobody_waits)
+
+    def _tell_prefill(self, calibration: Calibrating, reading: _Reading, *, whole_steps: bool) -> None:
+        k, c = self.unseen_factor, self.coefficients
+        chunks = k * reading.tokens / max(1.0, self.max_batched_tokens - k * self._streaming)
+        steps = reading.steps + (math.ceil(chunks) if whole_steps else chunks)
+        work_s = k * (c.c_prefill_s * reading.tokens + 0.5 * c.c_att_s * reading.squares)
+        predicted_s = steps * self._step_s() + work_s
+        if predicted_s > 0.0:
+            calibration.observe_prefill(
+                observed_s=reading.observed_s, predicted_s=predicted_s, prefill_ratio=work_s / predicted_s
+            )
+            self._take_learnt(calibration)
 
     def _learn_gap(self, ticket: Ticket, count: int, now_s: float) -> None:
         """A gap counts if no prompt was dispatched or waiting within it, and once per step, not once per stream."""
