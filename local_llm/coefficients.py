@@ -45,15 +45,15 @@ _ROWS = (
         calibrated=True,
         api_s=0.018750134058725203,
     ),
-    # SmolLM2-135M-Instruct Q4_1 under llama.cpp on one CPU thread, measured: 7 to 9 ms a prompt token, 10 ms a token
-    # alone and 33 ms a step of four, so batching wins little.
+    # SmolLM2-135M-Instruct Q4_1 under llama.cpp on one CPU thread, measured in CPU seconds: 6 ms a prompt token (7.5 at
+    # 2000), 10 to 20 ms a token alone, 27 ms a step of two and 40 ms a step of four: batching wins little.
     EngineCoefficients(
         name="embedded-cpu",
-        t0_s=0.003,
-        c_seq_s=0.008,
-        c_kv_s=8e-06,
-        c_prefill_s=0.008,
-        c_att_s=2e-06,
+        t0_s=0.006,
+        c_seq_s=0.007,
+        c_kv_s=9e-06,
+        c_prefill_s=0.0065,
+        c_att_s=1.6e-06,
         practical_batch=4.0,
         api_s=0.005,
     ),

@@ -44,9 +44,35 @@ def environment(config: LaunchConfig, inherited: Mapping[str, str], *, api_key: 
     return passed_on | {
         VLLM_KEY_ENV: api_key,
         "PYTHONUNBUFFERED": "1",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts them: see `gpus_used`
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
     }
+
+
+def gpus_used(config: LaunchConfig, inherited: Mapping[str, str]) -> frozenset[int] | None:
+    """NVML's numbers of the cards that the engine works on; empty for the embedded one, `None` if that cannot be told.
+
+    The trouble of another card of the machine is none of this engine's.
+    """
+    if config.kind is EngineKind.EMBEDDED:
+        return frozenset()
+    needed = 1
+    for flag in ("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp"):
+        for at, argument in enumerate(config.extra_args):
+            name, _, value = argument.partition("=")
+            if name == flag:
+                value = value or "".join(config.extra_args[at + 1 : at + 2])
+                if not value.isdigit():
+                    return None
+                needed *= int(value)
+    visible = inherited.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return frozenset(range(needed))
+    named = [name.strip() for name in visible.split(",") if name.strip()]
+    if not all(name.isdigit() for name in named):
+        return None  # by UUID, or slices of a card
+    return frozenset(int(name) for name in named[:needed])
 
 
 def _embedded(config: LaunchConfig) -> tuple[str, ...]:

@@ -48,7 +48,7 @@ class EnginePoller:
 
     `process` tells the state of an engine we supervise; without it /health is asked here. `generate` makes the engine
     produce one token and tells whether it did: asked only of one that looks hung, as the way back.
-    `on_hung` is told of an engine that stays hung.
+    `on_hung` is told of an engine that stays hung. Trouble of `gpus_used`, or of any card if `None`, is the engine's.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class EnginePoller:
         generate: Generate | None = None,
         on_hung: Callable[[str], Awaitable[None]] | None = None,
         gpus: Callable[[], tuple[float, tuple[GpuReading, ...]] | None] = lambda: None,
+        gpus_used: frozenset[int] | None = None,
         interval_s: float = INTERVAL_S,
     ) -> None:
         self._root_url = root_url
@@ -76,6 +77,7 @@ class EnginePoller:
         self._generate = generate
         self._on_hung = on_hung
         self._gpus = gpus
+        self._gpus_used = gpus_used
         self._interval_s = interval_s
         self._unseen = UnseenLoad()
         self._external: tuple[ProcessState, str | None] = (ProcessState.STARTING, "not reached yet")
@@ -201,7 +203,8 @@ class EnginePoller:
     def _broken_gpu(self) -> str | None:
         looked = self._gpus()
         for gpu in looked[1] if looked is not None else ():
-            if gpu.problem is not None:
+            used = self._gpus_used is None or gpu.index in self._gpus_used
+            if used and gpu.problem is not None:
                 return f"GPU {gpu.index}: {gpu.problem}"
         return None
 

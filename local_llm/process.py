@@ -33,6 +33,7 @@ from local_llm.supervision import (
     Supervised,
     Tick,
     Unhealthy,
+    policy_for,
     step,
 )
 
@@ -115,7 +116,7 @@ class EngineProcess:
     ) -> None:
         self._launch = launch if launch.port > 0 else replace(launch, port=free_port(launch.host))
         self._clock = clock
-        self._policy = policy or RestartPolicy()
+        self._policy = policy or policy_for(launch.kind)
         self._own_get = AiohttpGet() if get is None else None
         self._get: Get = get or self._own_get  # type: ignore[assignment]
         self._environment = os.environ if inherited_environment is None else inherited_environment

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from local_llm.datamodels import ProcessState
+from local_llm.datamodels import EngineKind, ProcessState
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,11 @@ class RestartPolicy:
     rest_s: float = 600.0
     stable_after_s: float = 60.0
     unhealthy_after: int = 5
+
+
+def policy_for(kind: EngineKind) -> RestartPolicy:
+    """What suits an engine: vLLM loads for minutes, and the first time downloads its model."""
+    return RestartPolicy(ready_timeout_s=1800.0 if kind is EngineKind.VLLM else 60.0)
 
 
 class Action(StrEnum):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from classifier.heuristic import HeuristicScorer
 from local_llm.datamodels import ProcessState
+from router import learned
 from router.api.auth import DEFAULT_TENANT, Authenticator
 from router.api.face import Face, InFlight
 from router.api.idempotency import IdempotencyStore
@@ -26,13 +27,15 @@ from router.core.pricing import estimate_usd
 from router.errors import ConfigError, NotFound
 from router.listed_prices import listed_context_window_tokens
 from router.live_state import EngineRoom, LiveState
-from router.local_engines import LocalTier, build_local_tier
 from router.ports import Clock, Deps, Provider
 from router.prices import PriceBook, PriceUnknown
-from router.settings_types import QUALITY_TARGETS, ApiModel, Settings, TierSettings, Wire, to_nanousd
+from router.settings_types import QUALITY_TARGETS, ApiModel, Engine, Settings, TierSettings, Wire, to_nanousd
 from router.stores.sql import SqlLedger
 from router.telemetry import PrometheusTelemetry
 from router.tokens import TiktokenCounter
+
+if TYPE_CHECKING:
+    from router.local_engines import LocalTier
 
 _DEFAULT_WINDOW_TOKENS = 128_000
 
@@ -51,8 +54,10 @@ class Gateway:
     tokens: TiktokenCounter
     book: PriceBook
     local: LocalTier | None
+    lengths: LengthTable
     draining: bool = False
     in_flight: InFlight = field(default_factory=InFlight)
+    _saving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Books first, then budgets as the books have them; the engine comes up beside them, or later."""
@@ -61,7 +66,20 @@ class Gateway:
             await self.local.start()
         await self.ledger.start()
         await self._carry_over_budgets()
+        known = learned.load(self.settings.server.data_dir)
+        self.lengths.restore(known.get("output_lengths") or {})
+        self.state.restore_input_ratios(known.get("input_tokens") or {})
         await loading
+        self._saving = asyncio.create_task(self._save_now_and_then())
+
+    async def _save_now_and_then(self) -> None:
+        while True:
+            await self.clock.sleep(learned.SAVE_EVERY_S)
+            await asyncio.to_thread(self._save)
+
+    def _save(self) -> None:
+        known = {"output_lengths": self.lengths.to_dict(), "input_tokens": self.state.input_ratio_sums()}
+        learned.save(self.settings.server.data_dir, known)
 
     async def _carry_over_budgets(self) -> None:
         """What this window has already spent, so that a restart forgives nothing."""
@@ -75,6 +93,9 @@ class Gateway:
 
     async def stop(self) -> None:
         """Connections, engine, books: the books last, since everything before may still settle."""
+        if self._saving is not None:
+            self._saving.cancel()
+            self._save()
         for provider in set(self.deps.providers.values()):
             await provider.close()
         if self.local is not None:
@@ -164,8 +185,8 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
     """Put a gateway together; touches no network and starts nothing. Raises ConfigError for a model without a price."""
     clock = clock or SystemClock()
     book = PriceBook.load(settings.price_overrides())
-    _refuse_unpriced(settings, book, clock.now_utc())
-    local = build_local_tier(settings.tiers.local, clock=clock, data_dir=settings.server.data_dir)
+    refuse_unpriced(settings, book, clock.now_utc())
+    local = _local_tier(settings, clock)
     candidates = (*((local.candidate,) if local is not None else ()), *_api_candidates(settings.tiers))
     models = {model.name: model for _, model in settings.tiers.api_models()}
     budgets = _budgets(settings, clock)
@@ -195,6 +216,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
     )
     ledger = SqlLedger(settings.server.database_url, settings.server.data_dir, clock=clock, on_warning=telemetry.warn)
     tokens = TiktokenCounter()
+    lengths = LengthTable()
     deps = Deps(
         clock=clock,
         state=state,
@@ -203,17 +225,17 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
         policies={"": settings.policy.policy_config()}
         | {preset: settings.policy.policy_config(preset) for preset in QUALITY_TARGETS},
         tokens=tokens,
-        lengths=LengthTable(),
+        lengths=lengths,
         ledger=ledger,
         budgets=budgets,
         telemetry=telemetry,
         timeouts=settings.timeouts.call_timeouts(),
         fallback_scorer=heuristic,
-        new_id=new_request_id,
+        new_id=request_ids(clock),
         retry=RetryConfig(),
         store_prompts=settings.server.store_prompts,
     )
-    gateway = Gateway(settings, clock, deps, state, ledger, budgets, telemetry, tokens, book, local)
+    gateway = Gateway(settings, clock, deps, state, ledger, budgets, telemetry, tokens, book, local, lengths)
     telemetry.watch(
         in_flight=lambda: gateway.in_flight.count,
         circuits=lambda: {name: health.state for name, health in state.health.items()},
@@ -223,20 +245,36 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
     return gateway
 
 
-def new_request_id() -> str:
-    """96 random bits: unique without asking anybody."""
-    return f"req_{secrets.token_hex(12)}"
+def _local_tier(settings: Settings, clock: Clock) -> LocalTier | None:
+    if settings.tiers.local.engine is Engine.NONE:
+        return None
+    # imported only where there is an engine: process and probing machinery is a tenth of a second and 10 MB
+    from router.local_engines import build_local_tier
+
+    return build_local_tier(settings.tiers.local, clock=clock, data_dir=settings.server.data_dir)
 
 
-def _refuse_unpriced(settings: Settings, book: PriceBook, at_utc: datetime) -> None:
-    """A model that could be called but whose price nobody knows is a mistake, not a free lunch."""
+def request_ids(clock: Clock) -> Callable[[], str]:
+    """Ids that nobody can guess and that sort by time: random ones would touch a new page of every index."""
+
+    def new_id() -> str:
+        return f"req_{int(clock.now_utc().timestamp() * 1000):012x}{secrets.token_hex(8)}"
+
+    return new_id
+
+
+def refuse_unpriced(settings: Settings, book: PriceBook, at_utc: datetime, *, keyless_too: bool = False) -> None:
+    """A model that could be called but whose price nobody knows is a mistake, not a free lunch. Raises ConfigError.
+
+    `keyless_too` looks at models that cannot be called for want of a key as well.
+    """
     problems = []
     for tier, model in settings.tiers.api_models():
-        if model.unavailable is None:
+        if model.unavailable is None or keyless_too:
             try:
                 book.row(model.price_key, at_utc)
             except PriceUnknown as error:
-                problems.append((None, f"tiers.{tier.value}", str(error)))
+                problems.append((*settings.places.get(model.path, (None, f"tiers.{tier.value}")), str(error)))
     if problems:
         raise ConfigError(problems, settings.source)
 

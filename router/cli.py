@@ -104,9 +104,12 @@ def check_config(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Config file to check.")],
 ) -> None:
     """Say every mistake of a config at once, with line and cure."""
+    from router.bootstrap import refuse_unpriced
+    from router.prices import PriceBook
     from router.settings import load_settings
 
     settings = load_settings(file)
+    refuse_unpriced(settings, PriceBook.load(settings.price_overrides()), datetime.now(UTC), keyless_too=True)
     for key in settings.not_acted_on:
         typer.echo(f"{file}: {key}: accepted, but not acted on in this release", err=True)
     for name in settings.ignored_env:

@@ -9,7 +9,7 @@ from typing import Any
 from router.core.datamodels import Attempt, AttemptResult, Decision, Outcome, Reason, TokenUsage
 from router.core.fallback import attempts
 from router.errors import OverBudget, RouterError, UpstreamError
-from router.ports import Deps, PlainReply, ProviderCall, StreamReply
+from router.ports import CallTimeouts, Deps, PlainReply, ProviderCall, StreamReply
 from router.settlement import Settlement, expected_cost_nanousd, outcome_of
 
 
@@ -106,18 +106,13 @@ async def _try(attempt: Attempt, bill: Settlement, deps: Deps) -> PlainReply | P
         )
         return _Failure(AttemptResult(Outcome.NO_ROUTE, deps.clock.now_s()), refusal)
     chat = bill.case.chat
-    limits = deps.timeouts
     call = ProviderCall(
         request_id=bill.case.facts.request_id,
         candidate=attempt.candidate,
         fields=chat.fields,
         stream=chat.stream,
         include_usage=chat.include_usage,
-        timeouts=replace(
-            limits,
-            first_byte_s=min(limits.first_byte_s, attempt.timeout_s),
-            total_s=min(limits.total_s, attempt.timeout_s),
-        ),
+        timeouts=_within(deps.timeouts, attempt.timeout_s),
     )
     provider = deps.providers[attempt.candidate.name]
     stream: StreamReply | None = None
@@ -141,6 +136,13 @@ async def _try(attempt: Attempt, bill: Settlement, deps: Deps) -> PlainReply | P
         if stream is not None:
             await stream.close()
         raise
+
+
+def _within(limits: CallTimeouts, left_s: float) -> CallTimeouts:
+    """The same limits, none longer than what is left of the request's deadline (give or take a few milliseconds)."""
+    if left_s > limits.total_s - 0.05:
+        return limits
+    return replace(limits, first_byte_s=min(limits.first_byte_s, left_s), total_s=min(limits.total_s, left_s))
 
 
 async def _prime(stream: StreamReply, max_bytes: int) -> Primed:

@@ -10,7 +10,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
+from local_llm.calibration import Calibration
 from local_llm.datamodels import (
     EngineCoefficients,
     EngineLimits,
@@ -50,6 +52,7 @@ _ROOM_POLL_S = 0.05
 class EngineRoom:
     """One local engine as the router sees it: what it promised, what is in it, and who can tell how it is.
 
+    `coefficients` are where it starts; what is seen of its answers corrects them (the books stay on the fixed ones).
     `process` gives (state, problem) now; `reading` and `gpus` give the last readings, or `None` if there never was one.
     With `metrics_optional` an engine that never told any metrics is not held to them; once it has, it is.
     """
@@ -67,7 +70,12 @@ class EngineRoom:
     inflight: Inflight = field(init=False)
 
     def __post_init__(self) -> None:
-        self.inflight = Inflight(self.coefficients, self.slo)
+        self.inflight = Inflight(
+            self.coefficients,
+            self.slo,
+            max_batched_tokens=self.limits.max_batched_tokens,
+            calibration=Calibration(self.coefficients),
+        )
 
     def look(self, now_s: float) -> LocalSnapshot:
         """Frozen."""
@@ -79,7 +87,7 @@ class EngineRoom:
         return LocalSnapshot(
             state=state,
             limits=limits,
-            coefficients=self.coefficients,
+            coefficients=self.inflight.coefficients,
             slo=self.slo,
             inflight=self.inflight.state(now_s),
             gpus=gpus[1] if gpus is not None else (),
@@ -109,11 +117,11 @@ class Ticket:
 
     def token(self, count: int) -> None:
         """`count` more tokens have been generated."""
-        self._inner.token(count)
+        self._inner.token(count, self._clock.now_s())
 
-    def end(self, *, ok: bool) -> None:  # noqa: ARG002 - how it ended matters to calibration, not to the count
-        """It has left the engine; the second call does nothing."""
-        self._inner.end(self._clock.now_s())
+    def end(self, *, ok: bool) -> None:
+        """It has left the engine; the second call does nothing. A good end is a sign of life."""
+        self._inner.end(self._clock.now_s(), ok=ok)
         self._wake()
 
 
@@ -235,12 +243,28 @@ class LiveState:
     def note_input_tokens(self, candidate: Candidate, *, counted: int, reported: int) -> None:
         """Learn how the candidate's tokenizer counts: a decaying ratio of sums, so that long prompts weigh most."""
         old_counted, old_reported = self._ratio_sums.get(candidate.name, (0.0, 0.0))
-        sums = old_counted * _RATIO_DECAY + counted, old_reported * _RATIO_DECAY + reported
-        self._ratio_sums[candidate.name] = sums
-        if sums[0] > 0.0:
-            ratio = round(min(4.0, max(0.25, sums[1] / sums[0])), 4)
-            if ratio != self._ratios.get(candidate.name):
-                self._ratios = {**self._ratios, candidate.name: ratio}
+        if counted > 0:
+            self._set_ratio(
+                candidate.name, old_counted * _RATIO_DECAY + counted, old_reported * _RATIO_DECAY + reported
+            )
+
+    def input_ratio_sums(self) -> dict[str, tuple[float, float]]:
+        """(counted, reported) tokens by candidate name: what `input_token_ratio` rests on."""
+        return dict(self._ratio_sums)
+
+    def restore_input_ratios(self, sums: Mapping[str, Any]) -> None:
+        """Take up what `input_ratio_sums` gave; what is malformed is passed over."""
+        known = {c.name for c in self._candidates}
+        for name, pair in sums.items():
+            usable = isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(n, int | float) for n in pair)
+            if name in known and usable and pair[0] > 0 and pair[1] > 0:
+                self._set_ratio(name, float(pair[0]), float(pair[1]))
+
+    def _set_ratio(self, name: str, counted: float, reported: float) -> None:
+        self._ratio_sums[name] = counted, reported
+        ratio = round(min(4.0, max(0.25, reported / counted)), 4)
+        if ratio != self._ratios.get(name):
+            self._ratios = {**self._ratios, name: ratio}
 
     def enter_engine(self, candidate: Candidate, facts: RequestFacts) -> LocalTicket | None:
         """Count a dispatch into the candidate's engine; `None` if it is not one of ours."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from dataclasses import dataclass
 from decimal import Decimal
@@ -11,7 +12,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from local_llm.datamodels import EngineKind, EngineLimits, LaunchConfig, ProcessState
-from local_llm.embedded import EmbeddedModelError, engine_installed, find_model
+from local_llm.embedded import BATCHED_TOKENS, EmbeddedModelError, engine_installed, find_model
+from local_llm.launch import gpus_used
 from local_llm.nvml import Nvml
 from local_llm.poller import INTERVAL_S, EnginePoller, GpuWatcher
 from local_llm.probe import AiohttpGet
@@ -24,7 +26,6 @@ from router.live_state import EngineRoom
 from router.ports import Clock
 from router.settings_types import Engine, LocalSettings
 
-_EMBEDDED_BATCHED_TOKENS = 512
 _EMBEDDED_STALE_AFTER_S = 10.0  # it shares its few cores with everything else, and its own count is always fresh
 _EAGER_POLL_S = 0.1
 _PROBE_TIMEOUT_S = 10.0
@@ -91,10 +92,8 @@ class LocalTier:
         await self.get.close()
 
 
-def build_local_tier(settings: LocalSettings, *, clock: Clock, data_dir: Path) -> LocalTier | None:
-    """The local tier of `settings`, or `None` where there is none. Starts nothing."""
-    if settings.engine is Engine.NONE:
-        return None
+def build_local_tier(settings: LocalSettings, *, clock: Clock, data_dir: Path) -> LocalTier:
+    """The local tier of `settings`, whose engine is not NONE. Starts nothing."""
     problem = settings.unavailable
     process: EngineProcess | None = None
     base_url, api_key = settings.api_base or "", None
@@ -168,6 +167,7 @@ def _poller(
         generate=one_token,
         on_hung=process.report_hung if process is not None else None,
         gpus=room.gpus,
+        gpus_used=gpus_used(process.launch, os.environ) if process is not None else None,
     )
 
 
@@ -206,7 +206,7 @@ def _launch(settings: LocalSettings) -> tuple[LaunchConfig | None, str | None]:
             served_model_name=settings.model,
             context_window_tokens=settings.context_window_tokens,
             max_num_seqs=settings.max_num_seqs,
-            max_batched_tokens=_EMBEDDED_BATCHED_TOKENS,
+            max_batched_tokens=BATCHED_TOKENS,
             model_sha256=sha256,
         ),
         None,
@@ -225,7 +225,7 @@ def _room(settings: LocalSettings) -> EngineRoom:
         coefficients=settings.coefficients,
         limits=EngineLimits(
             max_num_seqs=settings.max_num_seqs,
-            max_batched_tokens=_EMBEDDED_BATCHED_TOKENS if embedded else 2048,
+            max_batched_tokens=BATCHED_TOKENS if embedded else 2048,
             kv_tokens=settings.context_window_tokens * settings.max_num_seqs if embedded else None,
             context_window_tokens=settings.context_window_tokens,
         ),
@@ -243,7 +243,7 @@ def _asset(settings: LocalSettings) -> AssetRate:
     hardware = settings.hardware
     capacity = Decimal(str(settings.practical_capacity_ratio))
     if hardware is None:
-        return AssetRate(settings.model, None)
+        return AssetRate(settings.model, None, coefficients=settings.coefficients)
     if isinstance(hardware, OwnedHardware):
         usd_per_hour = hourly_cost(hardware).total_usd
         energy = energy_usd_per_gpu_s(hardware)
@@ -251,4 +251,4 @@ def _asset(settings: LocalSettings) -> AssetRate:
     else:
         usd_per_hour, energy, kind = hardware.usd_per_hour, Decimal(0), "rented"
     version = f"{kind}-{usd_per_hour.normalize():f}/h@{capacity.normalize():f}/{settings.coefficients.name}"
-    return AssetRate(settings.model, standard_rate(usd_per_hour, capacity), energy, version)
+    return AssetRate(settings.model, standard_rate(usd_per_hour, capacity), energy, version, settings.coefficients)

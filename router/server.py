@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import errno
 import gc
 import os
@@ -23,7 +24,9 @@ from router.settings_types import Settings
 
 _ENGINE_PATIENCE_S = 10.0
 _GC_THRESHOLD = 20_000
+_CUT_S = 1.0  # for those who are cut off to be told and booked
 _BACKLOG = 2048
+_M_TRIM_THRESHOLD, _M_ARENA_MAX = -1, -8  # mallopt's numbers
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _NOT_ON_THIS_MACHINE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
@@ -35,7 +38,10 @@ class CannotListen(RouterError):
 
 
 class _Server(uvicorn.Server):
-    """The first signal drains: requests under way finish, new ones get 503. The second one ends at once."""
+    """The first signal drains: requests under way finish, new ones get 503. The second one cuts them off.
+
+    What is cut off, at the second signal or at the end of the grace, is told so and is booked.
+    """
 
     def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
         super().__init__(config)
@@ -56,16 +62,26 @@ class _Server(uvicorn.Server):
 
     def _on_signal(self) -> None:
         if self._gateway.draining:
+            self._cut_off()
             self.should_exit = self.force_exit = True
             return
         self._gateway.draining = True
         self._drain = asyncio.create_task(self._finish())
 
     async def _finish(self) -> None:
-        ends_at_s = self._gateway.clock.now_s() + self._gateway.settings.server.drain_grace_s
+        await self._idle_within(self._gateway.settings.server.drain_grace_s)
+        self._cut_off()
+        await self._idle_within(_CUT_S)
+        self.should_exit = True
+
+    async def _idle_within(self, seconds: float) -> None:
+        ends_at_s = self._gateway.clock.now_s() + seconds
         while self._gateway.in_flight.count and self._gateway.clock.now_s() < ends_at_s:  # noqa: ASYNC110 - has a deadline
             await asyncio.sleep(0.02)
-        self.should_exit = True
+
+    def _cut_off(self) -> None:
+        for task in tuple(self.server_state.tasks):
+            task.cancel()
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
@@ -132,7 +148,7 @@ async def _run(gateway: Gateway, sockets: list[socket.socket], *, host: str, por
             server_header=False,
             proxy_headers=False,  # nothing reads whom a client says it is
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=2,  # for last bytes on their way: requests have been waited for before
             backlog=_BACKLOG,
         )
         server = _Server(config, gateway)
@@ -141,12 +157,27 @@ async def _run(gateway: Gateway, sockets: list[socket.socket], *, host: str, por
         gc.collect()
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD, 50, 50)
+        _give_memory_back()
         try:
             await server.serve(sockets)
         finally:
             announcing.cancel()
     finally:
         await gateway.stop()
+
+
+def _save_memory() -> None:
+    """One arena for all threads (only one of them runs Python at a time), and what is freed goes back. glibc only."""
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_ARENA_MAX, 1)
+        libc.mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
+
+
+def _give_memory_back() -> None:
+    """What loading took and freed goes back to the system."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 async def _announce(gateway: Gateway, server: uvicorn.Server, host: str, port: int, *, quiet: bool) -> None:
@@ -172,6 +203,7 @@ async def _announce(gateway: Gateway, server: uvicorn.Server, host: str, port: i
 
 def serve(settings: Settings) -> None:
     """Blocking; returns when everything that was started has been stopped."""
+    _save_memory()
     gateway = build(settings)
     uvloop.run(run(gateway, host=settings.server.host, port=settings.server.port))
     sys.stdout.flush()

@@ -140,7 +140,14 @@ def parse_settings(text: str, environ: Mapping[str, str], *, source: str = "conf
         policy=policy,
         not_acted_on=tuple(show_path(path) for path in NOT_ACTED_ON if _asks_for(file, path)),
         ignored_env=tuple(tree.ignored_env),
+        places={model.path: _place(tree, model.path) for _, model in tiers.api_models()},
     )
+
+
+def _place(tree: Tree, shown: str) -> tuple[int | None, str]:
+    path = next((path for path in (*tree.env, *tree.lines) if show_path(path) == shown), ())
+    line, name, _ = tree.problem(path, "")
+    return line, name
 
 
 def _read(path: FilePath) -> str:

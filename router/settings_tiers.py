@@ -32,7 +32,7 @@ from router.settings_types import (
     TierSettings,
     Wire,
 )
-from router.settings_yaml import Path
+from router.settings_yaml import Path, show_path
 
 _DEFAULT_VLLM_BASE = "http://127.0.0.1:8000/v1"
 
@@ -121,6 +121,7 @@ def _api_model(path: Path, file: ApiModelFile, secrets: Secrets, note: Note) -> 
         supports_images=file.supports_images is not False,
         supports_json=file.supports_json is not False,
         price=_price(file.price, (*path, "price"), note),
+        path=show_path((*path, "model")),
     )
 
 

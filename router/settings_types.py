@@ -156,7 +156,7 @@ class ApiModel:
     `name` is what clients ask for and is unique; `model` is as configured (with its provider prefix, which is what
     the price book and litellm take); `wire_model` is what an OpenAI-style host is told. `unavailable` says why the
     model cannot answer in this process, ready for people (code UNCONFIGURED). `context_window_tokens` is `None` where
-    the config leaves it to the price book.
+    the config leaves it to the price book. `path` is the key that names the model, `tiers.premium.models[0].model`.
     """
 
     name: str
@@ -174,6 +174,7 @@ class ApiModel:
     supports_images: bool
     supports_json: bool
     price: PriceOverride | None
+    path: str = ""
 
     @property
     def price_key(self) -> str:
@@ -230,7 +231,8 @@ class Settings:
     """Everything that can be configured.
 
     `source` is the file (`shipped default` where there was none); `not_acted_on` names the keys that are set but that
-    this release only accepts; `ignored_env` names ROUTER_ variables that are no setting.
+    this release only accepts; `ignored_env` names ROUTER_ variables that are no setting; `places` holds, by
+    `ApiModel.path`, line and name of the key for mistakes that are found later.
     """
 
     source: str
@@ -240,6 +242,7 @@ class Settings:
     policy: PolicySettings
     not_acted_on: tuple[str, ...] = ()
     ignored_env: tuple[str, ...] = ()
+    places: Mapping[str, tuple[int | None, str]] = field(default_factory=dict)
 
     def price_overrides(self) -> dict[str, dict[str, Decimal]]:
         """The users' own prices by `ApiModel.price_key`, as `PriceBook.load` takes them."""

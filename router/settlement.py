@@ -277,8 +277,8 @@ class Settlement:
         if usage is None:
             return Charge(0, "none")
         if candidate.tier is Tier.LOCAL:
-            engine = snapshot.engines[candidate.name]
-            return local_charge(snapshot.assets[candidate.name], engine.coefficients, usage)
+            asset = snapshot.assets[candidate.name]
+            return local_charge(asset, asset.coefficients or snapshot.engines[candidate.name].coefficients, usage)
         return api_charge(snapshot.prices[candidate.name], usage)
 
     def abandon(self, outcome: Outcome, output_tokens_seen: int = 0) -> None:

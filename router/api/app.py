@@ -12,11 +12,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from router import __version__
-from router.api.chat import CHAT_PATHS, ChatEndpoint, note_crash, send_error
+from router.api.chat import CHAT_PATHS, ChatEndpoint, note_crash, send_error, shutting_down
 from router.api.error_responses import error_response
 from router.api.face import Face
 from router.api.routes import cold_routes
-from router.errors import BadRequest, MethodNotAllowed, NotFound, RouterError, Unavailable
+from router.errors import BadRequest, MethodNotAllowed, NotFound, RouterError
 
 _OPEN_WHILE_DRAINING = frozenset({"/health/liveness", "/health/liveliness", "/metrics"})
 
@@ -33,6 +33,7 @@ class GatewayApp(FastAPI):
             idempotency=face.idempotency,
             max_body_bytes=face.max_body_bytes,
             body_timeout_s=face.body_timeout_s,
+            draining=face.draining,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,17 +42,13 @@ class GatewayApp(FastAPI):
             await super().__call__(scope, receive, send)
             return
         if self.face.draining() and scope["path"] not in _OPEN_WHILE_DRAINING:
-            await send_error(send, _draining(), self.face.deps.new_id)
+            await send_error(send, shutting_down(), self.face.deps.new_id)
             return
         with self.face.in_flight:
             if scope["path"] in CHAT_PATHS:
                 await self.chat(scope, receive, send)
             else:
                 await super().__call__(scope, receive, send)
-
-
-def _draining() -> Unavailable:
-    return Unavailable("The gateway is shutting down; try another replica or again in a moment.", closing=True)
 
 
 def create_app(face: Face) -> FastAPI:

@@ -14,16 +14,17 @@ from starlette.types import Receive, Scope, Send
 from router.api.answer_headers import Headers, answer_headers
 from router.api.auth import Authenticator, Caller
 from router.api.body import ClientDisconnected, read_body
-from router.api.error_responses import error_response
+from router.api.error_responses import error_response, stream_error_event
 from router.api.idempotency import IdempotencyStore, Recording, Replay
 from router.api.schemas import decode_chat
 from router.api.sse import send_stream
 from router.core.chat import ChatRequest
-from router.errors import MethodNotAllowed, RouterError
+from router.errors import MethodNotAllowed, RouterError, Unavailable
 from router.flow import PlainAnswer, handle_chat
 from router.ports import Deps
 
 CHAT_PATHS = frozenset({"/v1/chat/completions", "/chat/completions"})
+_WATCH_AFTER_S = 0.02
 _REPLAYED = (b"x-router-idempotent-replay", b"true")
 _log = logging.getLogger("router.api")
 
@@ -37,6 +38,7 @@ class ChatEndpoint:
     idempotency: IdempotencyStore
     max_body_bytes: int
     body_timeout_s: float
+    draining: Callable[[], bool] = lambda: False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every failure leaves as an OpenAI error envelope with a request id."""
@@ -48,12 +50,14 @@ class ChatEndpoint:
         except RouterError as error:
             await send_error(send, error, self.deps.new_id)
         except asyncio.CancelledError:
-            if not hangup.hung_up:
+            if not hangup.hung_up and not self.draining():
                 raise
-            # Nobody is listening any more: what was used is booked, and there is nothing left to say.
+            # What was used is booked. Who hung up wants to hear nothing; who is cut off at the end of the grace does.
             task = asyncio.current_task()
             if task is not None:
                 task.uncancel()
+            if not hangup.hung_up:
+                await _send_cut(send, self.deps.new_id, started=hangup.response_started)
         except Exception as error:  # noqa: BLE001 - the last stop: no traceback may reach a client
             await send_internal_error(send, error, self.deps, started=hangup.response_started)
         finally:
@@ -99,30 +103,41 @@ class ChatEndpoint:
 
 
 class _Hangup:
-    """Watches for a caller who hangs up, and then cancels the work being done for them."""
+    """Watches for a caller who hangs up, and then cancels the work being done for them.
 
-    __slots__ = ("_receive", "_watcher", "hung_up", "response_started")
+    It begins to watch only after a moment: an answer that is there by then needs no watcher, and its task would cost
+    more than all else that is done for the request's HTTP.
+    """
+
+    __slots__ = ("_receive", "_timer", "_watcher", "_worker", "hung_up", "response_started")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
+        self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._worker: asyncio.Task[None] | None = None
         self.hung_up = False
         self.response_started = False
 
     def watch(self) -> None:
         """Start, once the body has been read."""
-        worker = asyncio.current_task()
-        if worker is not None:
-            self._watcher = asyncio.get_running_loop().create_task(self._wait(worker))
+        self._worker = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._begin)
 
-    async def _wait(self, worker: asyncio.Task[None]) -> None:
+    def _begin(self) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._wait())
+
+    async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self.hung_up = True
-        worker.cancel()
+        if self._worker is not None:
+            self._worker.cancel()
 
     def stop(self) -> None:
         """The work is done: a disconnect means nothing now."""
+        if self._timer is not None:
+            self._timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
 
@@ -136,6 +151,19 @@ async def _send_plain(send: Send, headers: Headers, body: bytes, status: int = 2
     headers = [*headers, (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def shutting_down() -> Unavailable:
+    """What callers hear while the gateway drains."""
+    return Unavailable("The gateway is shutting down; try another replica or again in a moment.", closing=True)
+
+
+async def _send_cut(send: Send, new_id: Callable[[], str], *, started: bool) -> None:
+    """The gateway ends before the answer does: an error, in the stream where one has begun, and no `[DONE]`."""
+    if not started:
+        await send_error(send, shutting_down(), new_id)
+        return
+    await send({"type": "http.response.body", "body": stream_error_event(shutting_down()), "more_body": False})
 
 
 async def send_error(send: Send, error: RouterError, new_id: Callable[[], str]) -> None:

@@ -13,7 +13,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from classifier.datamodels import RequestFeatures, Score
-from local_llm.datamodels import LocalSnapshot
+from local_llm.datamodels import EngineCoefficients, LocalSnapshot
 
 NANO_PER_USD = 1_000_000_000
 
@@ -235,13 +235,15 @@ class AssetRate:
     """What a GPU-second of the local tier stands for in the books.
 
     `usd_per_gpu_s` is the standard rate rho = usd_per_hour / (3600 * kappa_p), `None` where no hardware is priced;
-    `energy_usd_per_gpu_s` is the true marginal cost (0 for rented hardware).
+    `energy_usd_per_gpu_s` is the true marginal cost (0 for rented hardware). `coefficients` turn tokens into work for
+    the books: fixed, so that what an answer costs does not depend on what has been learnt about the engine since.
     """
 
     asset: str
     usd_per_gpu_s: Decimal | None
     energy_usd_per_gpu_s: Decimal = Decimal(0)
     version: str = "unpriced"
+    coefficients: EngineCoefficients | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 
 from classifier.datamodels import Score
 from local_llm.datamodels import Binding, LocalSnapshot, Tightness
@@ -33,7 +32,7 @@ from router.core.datamodels import (
     Tier,
 )
 from router.core.eligibility import why_not
-from router.core.pricing import estimate_usd
+from router.core.pricing import estimate_nanousd
 from router.core.replay import hash_inputs, moment_bytes
 
 _SATURATED = {
@@ -136,14 +135,13 @@ def _price_api(option: _Option, facts: RequestFacts, snapshot: Snapshot, input_t
     if row is None:
         return
     estimate = facts.estimate
-    mean = estimate_usd(row, input_tokens, estimate.output_mean_tokens * facts.n)
-    p90 = estimate_usd(row, input_tokens, estimate.output_p90_tokens * facts.n)
+    mean_usd = estimate_nanousd(row, input_tokens, estimate.output_mean_tokens * facts.n) / NANO_PER_USD
     health = snapshot.health.get(name)
     retries = health.failure_ratio if health is not None else 0.0
-    option.cash_usd = float(mean) * (1.0 + retries)
+    option.cash_usd = mean_usd * (1.0 + retries)
     option.marginal_usd = option.uncongested_usd = option.cash_usd
-    option.standard_usd = float(mean)
-    option.reserve_nanousd = _ceil_nanousd(p90)
+    option.standard_usd = mean_usd
+    option.reserve_nanousd = estimate_nanousd(row, input_tokens, estimate.output_p90_tokens * facts.n)
 
 
 def _price_local(
@@ -171,9 +169,10 @@ def _price_local(
     )
     if fit.u > 1.0:
         option.saturated = _SATURATED[fit.binding]
-    work = work_gpu_s(engine.coefficients, prompt_tokens=input_tokens, cached_tokens=0, output_tokens=output_tokens)
-    option.work_gpu_s = work
     asset = snapshot.assets.get(name)
+    priced = asset.coefficients if asset is not None and asset.coefficients is not None else engine.coefficients
+    work = work_gpu_s(priced, prompt_tokens=input_tokens, cached_tokens=0, output_tokens=output_tokens)
+    option.work_gpu_s = work
     energy_usd = work * float(asset.energy_usd_per_gpu_s) if asset is not None else 0.0
     rate = asset.usd_per_gpu_s if asset is not None else None
     option.standard_usd = work * float(rate) if rate is not None else 0.0
@@ -357,10 +356,6 @@ def _alternative(option: _Option, best: _Option | None) -> Alternative:
         tpot_s=option.fit.tpot_s if option.fit is not None else None,
         work_gpu_s=option.work_gpu_s,
     )
-
-
-def _ceil_nanousd(usd: Decimal) -> int:
-    return int((usd * NANO_PER_USD).to_integral_value(rounding="ROUND_CEILING"))
 
 
 def with_exploration(decision: Decision, probability: float) -> Decision:

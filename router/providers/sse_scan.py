@@ -41,7 +41,8 @@ _USAGE_NULL = b',"usage":null'
 _MALFORMED = "an event of the stream is malformed"
 _CR = 13
 _END = re.compile(rb"\n\r?\n")
-_PLAIN_WORD = re.compile(r"[\w.\-]{1,64}", re.ASCII)
+# Words, with a short number behind them or alone: what a key never looks like, should an upstream quote ours.
+_PLAIN_WORD = re.compile(r"(?=.{1,64}\Z)(?:[A-Za-z]+(?:[._-][A-Za-z]+)*(?:[._-]?\d{1,4})?|\d{1,5})", re.ASCII)
 
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.encode
@@ -107,8 +108,11 @@ class SseScanner:
     @property
     def usage(self) -> TokenUsage | None:
         """What the host has reported last; `None` if nothing usable."""
-        event = self.usage_event
-        return None if event is None else usage_from(event["usage"], saw_output=self.output_events > 0)
+        return self.usage_in(self.usage_event)
+
+    def usage_in(self, usage_event: Mapping[str, Any] | None) -> TokenUsage | None:
+        """The same for a `usage_event` at hand."""
+        return None if usage_event is None else usage_from(usage_event["usage"], saw_output=self.output_events > 0)
 
     def feed(self, data: bytes) -> bytes | None:
         """The events that `data` completes, ready to be relayed, or `None` if there are none.

@@ -46,7 +46,8 @@ CONTEXT_PHRASES = (
 )
 MAX_RETRY_AFTER_S = 7 * 86_400.0
 
-_PLAIN_WORD = re.compile(r"[\w.\-]{1,64}", re.ASCII)
+# Words, with a short number behind them or alone: what a key never looks like, should an upstream quote ours.
+_PLAIN_WORD = re.compile(r"(?=.{1,64}\Z)(?:[A-Za-z]+(?:[._-][A-Za-z]+)*(?:[._-]?\d{1,4})?|\d{1,5})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,12 @@ def error_for_answer(
     if is_context_error(said):
         return UpstreamContextTooLong(f"{text}: the prompt is longer than this model's context", param=said.param)
     return UpstreamRefused(text, status=status, body=_redacted(body, secret), param=said.param)
+
+
+def refusal(text: str, *, param: str, code: str) -> UpstreamRefused:
+    """A 400 of our own, for what a kind of provider cannot be sent."""
+    body = {"error": {"message": text, "type": "invalid_request_error", "param": param, "code": code}}
+    return UpstreamRefused(text, status=400, body=json.dumps(body).encode(), param=param)
 
 
 def is_context_error(said: ErrorBody) -> bool:

@@ -6,7 +6,6 @@ contradicts itself is clamped and flagged; what says nothing usable is `None`, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from router.core.datamodels import Flag, TokenUsage
@@ -18,7 +17,7 @@ def usage_from(reported: Any, *, saw_output: bool) -> TokenUsage | None:
     `None` when it is missing, lacks a count, counts no prompt at all, or counts no output although output was seen
     (`saw_output`): such figures would book a call as free.
     """
-    if not isinstance(reported, Mapping):
+    if not isinstance(reported, dict):
         return None
     prompt, completion = _count(reported.get("prompt_tokens")), _count(reported.get("completion_tokens"))
     if prompt is None or completion is None or (saw_output and completion == 0):
@@ -70,18 +69,20 @@ def consistent(
 
 def _count(value: Any) -> int | None:
     """A token count; integral floats pass, booleans and anything else do not."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, int) else None
+    if type(value) is int:
+        return value
+    return int(value) if isinstance(value, float) and value.is_integer() else None
 
 
 def _first(*values: Any) -> int:
     """The first value that is a count, else 0."""
-    return next((count for value in values if (count := _count(value)) is not None), 0)
+    for value in values:
+        count = _count(value)
+        if count is not None:
+            return count
+    return 0
 
 
-def _details(reported: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def _details(reported: dict[str, Any], key: str) -> dict[str, Any]:
     details = reported.get(key)
-    return details if isinstance(details, Mapping) else {}
+    return details if isinstance(details, dict) else {}

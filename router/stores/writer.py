@@ -38,6 +38,7 @@ class Writer:
         self._spooler = Spooler(spool, config, self._callers, self._look_around)
         self._committer = Committer(store, spool, self._spooler, config, self._callers, self._ready.set)
         self._waiting: deque[Entry] = deque()
+        self._outbox: list[Entry] = []
         self._watch: asyncio.TimerHandle | None = None
         self._linger: asyncio.TimerHandle | None = None
         self._closed = False
@@ -88,15 +89,23 @@ class Writer:
             raise Unavailable("The ledger is closed.", code="ledger_unavailable", closing=True)
         entry = Entry(event, loop.create_future(), loop.time(), spends=spends)
         self._waiting.append(entry)
-        committer = self._committer
-        if committer.direct and committer.urgent.qsize() < self._config.max_queued_events:
-            committer.urgent.put(entry)
-        else:
-            self._spooler.put(entry)
+        # Those of one turn of the loop go together: waking the committer costs more than what it then does for one.
+        if not self._outbox:
+            loop.call_soon(self._send_outbox)
+        self._outbox.append(entry)
         if self._watch is None:
             self._watch = loop.call_later(self._config.stall_s / 2, self._check)
         assert entry.future is not None  # noqa: S101 - just made
         return await entry.future
+
+    def _send_outbox(self) -> None:
+        outbox, self._outbox = self._outbox, []
+        committer = self._committer
+        for entry in outbox:
+            if committer.direct and committer.urgent.qsize() < self._config.max_queued_events:
+                committer.urgent.put(entry)
+            else:
+                self._spooler.put(entry)
 
     def post(self, event: Event) -> None:
         """Make `event` durable soon; nobody waits. Never blocks, never raises."""
@@ -163,6 +172,7 @@ class Writer:
             if handle is not None:
                 handle.cancel()
         self._watch = self._linger = None
+        self._send_outbox()
         self._committer.stop()
         committed = await asyncio.to_thread(self._committer.join, timeout_s)
         self._committer.hand_over()

@@ -13,10 +13,16 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from local_llm.datamodels import EngineKind, LaunchConfig, ProcessState
+from local_llm.coefficients import PRESETS
+from local_llm.datamodels import EngineKind, EngineLimits, LaunchConfig, ProcessState, SloTargets
 from local_llm.embedded import MODEL_SHA256, EmbeddedModelError, find_model
+from local_llm.inflight import Inflight
+from local_llm.measure import MeasurePlan, measure, timed_call
 from local_llm.metrics_text import parse_metrics
+from local_llm.poller import EnginePoller
+from local_llm.probe import AiohttpGet
 from local_llm.process import EngineProcess
+from local_llm.steptime import prefill_s
 from local_llm.supervision import RestartPolicy
 
 PATIENCE_S = 60.0
@@ -115,6 +121,40 @@ async def test_its_metrics_page_tells_what_is_required_of_it(engine: EngineProce
     assert reading.running_requests == 0
     assert reading.waiting_requests == 0
     assert reading.kv_cache_usage_ratio is None
+
+
+async def test_a_watched_engine_tells_its_readings_and_gives_a_token_when_asked(engine: EngineProcess) -> None:
+    get, slo = AiohttpGet(), SloTargets(ttft_s=15, tpot_s=0.5, slack_s=5)
+    headers = {"Authorization": f"Bearer {engine.api_key}"}
+    poller = EnginePoller(
+        root_url=lambda: engine.root_url,
+        headers=headers,
+        inflight=Inflight(PRESETS["embedded-cpu"], slo),
+        slo=slo,
+        clock=WallClock(),
+        get=get,
+        process=lambda: (engine.state, engine.problem),
+    )
+    assert await get.one_token(engine.base_url, model="any", headers=headers, timeout_s=30)
+    assert not await get.one_token(engine.base_url, model="any", headers={}, timeout_s=30)
+    await poller.poll()
+    await get.close()
+    assert poller.scrape_errors == 0
+    assert poller.reading is not None
+    assert poller.reading.output_tokens == 1
+    assert poller.state() == (ProcessState.READY, None)
+
+
+async def test_its_coefficients_can_be_measured(engine: EngineProcess) -> None:
+    plan = MeasurePlan(prompt_words=(16, 48, 96), batches=(1, 2), batch_prompt_words=(8, 64), output_tokens=12)
+    async with aiohttp.ClientSession() as session:
+        call = timed_call(session, engine.base_url, model="any", headers={"Authorization": f"Bearer {engine.api_key}"})
+        found = await measure(call, EngineLimits(max_batched_tokens=128), name="here", plan=plan)
+    # On a machine with other work the few points may all be explained by the quadratic term: what counts is the cost
+    # of a prompt, however it is split.
+    assert 1e-4 < prefill_s(found.coefficients, 96) / 96 < 1.0
+    assert found.coefficients.t0_s + found.coefficients.c_seq_s > 1e-4
+    assert found.coefficients.calibrated
 
 
 async def test_killed_it_is_noticed_within_two_seconds_and_starts_again(engine: EngineProcess) -> None:

@@ -15,13 +15,13 @@ import pytest
 from local_llm.process import GUARDIAN_SCRIPT
 
 # An engine of two processes, the second of which does not care for SIGTERM and holds "the GPU's memory".
-TWO_PROCESSES = """
+TWO_PROCESSES = r"""
 import os, signal, sys, time
 if os.fork() == 0:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    print("worker", os.getpid(), flush=True)
+    os.write(1, b"worker %d\n" % os.getpid())
     time.sleep(600)
-print("engine", os.getpid(), flush=True)
+os.write(1, b"engine %d\n" % os.getpid())
 time.sleep(600)
 """
 

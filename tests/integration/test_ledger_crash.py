@@ -80,7 +80,7 @@ async def test_nothing_is_lost_and_nothing_is_booked_twice(
     else:
         url = f"sqlite:///{tmp_path}/ledger.db"
     luck = random.Random(f"{kind}{trouble}")
-    for life in range(4):
+    for life in range(3):
         prefix = f"life{life}"
         promised = run_and_kill(url, tmp_path, prefix, trouble, luck)
         heir = await SqlLedger.open(url, tmp_path, clock=WallClock())

@@ -64,7 +64,7 @@ shapes = st.tuples(st.integers(1, 3), st.sampled_from([Tier.LOCAL, Tier.CHEAP]))
 sizes = st.lists(st.integers(0, 5), max_size=6)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 @given(data=st.data(), kinds=st.lists(shapes, min_size=1, max_size=4), first=sizes, second=sizes)
 def test_any_order_and_any_repetition_gives_the_same_books(
     data: st.DataObject, kinds: list[tuple[int, Tier]], first: list[int], second: list[int]
@@ -82,7 +82,7 @@ def test_any_order_and_any_repetition_gives_the_same_books(
         assert queries.costs(read_engine(f"sqlite:///{b}/ledger.db")).totals.open_reservations == 0
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 @given(data=st.data(), kinds=st.lists(shapes, min_size=1, max_size=3))
 def test_a_crash_after_any_prefix_charges_every_request_once(
     data: st.DataObject, kinds: list[tuple[int, Tier]]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from local_llm.datamodels import EngineKind, LaunchConfig
-from local_llm.launch import argv, environment
+from local_llm.launch import argv, environment, gpus_used
 
 VLLM = LaunchConfig(
     kind=EngineKind.VLLM,
@@ -91,3 +91,28 @@ def test_an_engine_gets_no_keys_of_providers_and_no_development_mode() -> None:
         "https_proxy": "http://proxy",
         "VLLM_API_KEY": "own",
     }
+
+
+@pytest.mark.parametrize(
+    ("extra_args", "visible", "used"),
+    [
+        ((), None, {0}),
+        ((), "3", {3}),
+        ((), "2,3", {2}),
+        (("--tensor-parallel-size", "2"), None, {0, 1}),
+        (("--tensor-parallel-size=2",), "1, 3", {1, 3}),
+        (("-tp", "2", "-pp", "2"), None, {0, 1, 2, 3}),
+        (("-tp", "many"), None, None),
+        ((), "GPU-8932f937", None),
+    ],
+)
+def test_the_cards_of_an_engine_are_known_by_the_numbers_of_nvml(
+    extra_args: tuple[str, ...], visible: str | None, used: set[int] | None
+) -> None:
+    inherited = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert gpus_used(replace(VLLM, extra_args=extra_args), inherited) == used
+    assert environment(VLLM, inherited, api_key="k")["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+def test_the_embedded_engine_uses_no_card() -> None:
+    assert gpus_used(EMBEDDED, {"CUDA_VISIBLE_DEVICES": "0"}) == frozenset()

@@ -64,7 +64,9 @@ class Engine:
 
 
 class Bench:
-    def __init__(self, *, supervised: bool = True, slo: SloTargets | None = None) -> None:
+    def __init__(
+        self, *, supervised: bool = True, slo: SloTargets | None = None, gpus_used: frozenset[int] | None = None
+    ) -> None:
         self.clock, self.engine = HandClock(), Engine()
         self.gpus: tuple[float, tuple[GpuReading, ...]] | None = None
         slo = slo or SloTargets()
@@ -80,6 +82,7 @@ class Bench:
             generate=self.engine.generate,
             on_hung=self.engine.on_hung,
             gpus=lambda: self.gpus,
+            gpus_used=gpus_used,
         )
 
     async def pass_s(self, seconds: int) -> None:
@@ -174,6 +177,12 @@ async def test_a_broken_card_takes_the_engine_down() -> None:
     bench = Bench()
     bench.gpus = (100.0, (GpuReading(0, "A10G"), GpuReading(1, "L4", problem="XID 79")))
     assert bench.poller.state() == (ProcessState.DOWN, "GPU 1: XID 79")
+
+
+async def test_a_broken_card_that_the_engine_does_not_use_is_none_of_its_trouble() -> None:
+    bench = Bench(gpus_used=frozenset({0}))
+    bench.gpus = (100.0, (GpuReading(0, "A10G"), GpuReading(1, "L4", problem="XID 79")))
+    assert bench.poller.state() == (ProcessState.READY, None)
 
 
 async def test_a_hung_engine_is_ejected_probed_and_comes_back() -> None:

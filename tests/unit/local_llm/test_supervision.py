@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local_llm.datamodels import ProcessState
+from local_llm.datamodels import EngineKind, ProcessState
 from local_llm.supervision import (
     Action,
     Event,
@@ -20,6 +20,7 @@ from local_llm.supervision import (
     Tick,
     Unhealthy,
     backoff_s,
+    policy_for,
     step,
 )
 
@@ -119,6 +120,11 @@ def test_stopping_kills_what_lives_and_cancels_the_next_start() -> None:
     assert (state.phase, actions) == (ProcessState.STOPPED, [Action.KILL])
     state, actions = run(READY, (1, Exited("x")), (2, StopAsked()), (1000, Tick()))
     assert (state.phase, actions) == (ProcessState.STOPPED, [])
+
+
+def test_vllm_is_given_the_time_to_load_and_download() -> None:
+    assert policy_for(EngineKind.VLLM).ready_timeout_s >= 1800
+    assert policy_for(EngineKind.EMBEDDED).ready_timeout_s <= 120
 
 
 events = st.one_of(
