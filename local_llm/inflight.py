@@ -238,9 +238,7 @@ class Inflight:
     def _read_s(self, prompt_tokens: int, squares: int) -> float:
         k = self.unseen_factor
         room = max(1.0, self.max_batched_tokens - k * self._streaming)
-        return read_s(
-            self.coefficients, k * prompt_tokens, k * squares, decode_step_s=self._step_s(), room_tokens=room
-        )
+        return read_s(self.coefficients, k * prompt_tokens, k * squares, decode_step_s=self._step_s(), room_tokens=room)
 
     def _share_decay(self, now_s: float) -> float:
         return math.exp(-max(0.0, now_s - self._prefill_share_at_s) / _PREFILL_SHARE_TAU_S)

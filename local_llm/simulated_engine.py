@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Mapping
 from heapq import heappop, heappush
 from types import MappingProxyType
+from typing import Generic, TypeVar
 
 from local_llm.datamodels import EngineCoefficients, EngineLimits
 
@@ -36,7 +37,7 @@ LIMITS: Mapping[str, EngineLimits] = MappingProxyType(
 
 
 class EngineRequest:
-    """One request inside the engine. `tag` is the caller's; `emitted_tokens` is up to date outside of decoding."""
+    """One request inside the engine; callers add what they need. `emitted_tokens` is up to date outside of decoding."""
 
     __slots__ = (
         "_context_tokens",
@@ -48,13 +49,11 @@ class EngineRequest:
         "output_tokens",
         "preemptions",
         "prompt_tokens",
-        "tag",
     )
 
-    def __init__(self, prompt_tokens: int, output_tokens: int, tag: object = None) -> None:
+    def __init__(self, prompt_tokens: int, output_tokens: int) -> None:
         self.prompt_tokens = max(1, prompt_tokens)
         self.output_tokens = max(1, output_tokens)
-        self.tag = tag
         self.emitted_tokens = 0
         self.preemptions = 0
         self._prefilled_tokens = 0
@@ -64,7 +63,10 @@ class EngineRequest:
         self._version = 0
 
 
-class SimulatedEngine:
+_Request = TypeVar("_Request", bound=EngineRequest)
+
+
+class SimulatedEngine(Generic[_Request]):
     """One engine on one GPU; mutable. Counters only grow: `busy_s`, `output_tokens`, `preemptions`, `prefill_tokens`.
 
     `paused` holds the requests that the step under way has preempted.
@@ -76,26 +78,28 @@ class SimulatedEngine:
             raise ValueError("an engine needs room for one sequence and one token a step")
         self.coefficients = coefficients
         self.limits = limits
-        tokens = limits.kv_tokens if limits.kv_tokens is not None else limits.max_num_seqs * limits.context_window_tokens
+        tokens = (
+            limits.kv_tokens if limits.kv_tokens is not None else limits.max_num_seqs * limits.context_window_tokens
+        )
         self._blocks = tokens // _BLOCK_TOKENS
         self._free = self._blocks
         self._watermark = int(self._blocks * _WATERMARK_RATIO)
-        self._waiting: deque[EngineRequest] = deque()
-        self._prefilling: list[EngineRequest] = []
-        self._chunks: list[tuple[EngineRequest, int]] = []
+        self._waiting: deque[_Request] = deque()
+        self._prefilling: list[_Request] = []
+        self._chunks: list[tuple[_Request, int]] = []
         self._streaming = 0
         self._context_tokens = 0
         self._step = 0
         self._dt_s = 0.0
-        self._ends: list[tuple[int, int, int, EngineRequest]] = []
-        self._started: list[tuple[int, EngineRequest]] = []
+        self._ends: list[tuple[int, int, int, _Request]] = []
+        self._started: list[tuple[int, _Request]] = []
         self._starts = 0
         self._growing = [0] * _BLOCK_TOKENS
         self.busy_s = 0.0
         self.output_tokens = 0
         self.prefill_tokens = 0
         self.preemptions = 0
-        self.paused: list[EngineRequest] = []
+        self.paused: list[_Request] = []
 
     @property
     def idle(self) -> bool:
@@ -122,7 +126,7 @@ class SimulatedEngine:
         total = prompt_tokens + output_tokens
         return total <= self.limits.context_window_tokens and total <= (self._blocks - self._watermark) * _BLOCK_TOKENS
 
-    def submit(self, request: EngineRequest) -> None:
+    def submit(self, request: _Request) -> None:
         """Queue it. Raises `ValueError` if it could never run."""
         if not self.fits(request.prompt_tokens, request.output_tokens):
             raise ValueError(f"{request.prompt_tokens} + {request.output_tokens} tokens never fit this engine")
@@ -171,7 +175,7 @@ class SimulatedEngine:
         )
         return self._dt_s
 
-    def end_step(self) -> tuple[list[EngineRequest], list[EngineRequest]]:
+    def end_step(self) -> tuple[list[_Request], list[_Request]]:
         """Finish the step: (requests that began or went on to stream, requests that are done), both in order.
 
         A request begins with its first token; after a preemption it goes on with its next. One that is done at once is
@@ -183,8 +187,8 @@ class SimulatedEngine:
         streaming = self._streaming
         self._context_tokens += streaming
         self.output_tokens += streaming
-        started: list[EngineRequest] = []
-        done: list[EngineRequest] = []
+        started: list[_Request] = []
+        done: list[_Request] = []
         ends, step = self._ends, self._step
         while ends and ends[0][0] <= step:
             _, _, version, request = heappop(ends)
@@ -224,9 +228,7 @@ class SimulatedEngine:
                 return True
         return False
 
-    def _start_decoding(
-        self, request: EngineRequest, started: list[EngineRequest], done: list[EngineRequest]
-    ) -> None:
+    def _start_decoding(self, request: _Request, started: list[_Request], done: list[_Request]) -> None:
         """The last chunk of a prompt gives a token with it."""
         self._prefilling.remove(request)
         self.output_tokens += 1
@@ -250,7 +252,7 @@ class SimulatedEngine:
         if len(self._started) > 4 * self._streaming + 64:
             self._started = [entry for entry in self._started if entry[1]._version == entry[0]]
 
-    def _stop_decoding(self, request: EngineRequest) -> None:
+    def _stop_decoding(self, request: _Request) -> None:
         """Take it out of the batch and give its blocks back."""
         steps = self._step - request._started_at_step
         held = request._context_tokens + steps

@@ -236,7 +236,9 @@ def simulate(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="CSV with TIMESTAMP, ContextTokens and GeneratedTokens."),
     ] = None,
-    from_log: Annotated[bool, typer.Option("--from-log", help="What this gateway has served, out of its books.")] = False,
+    from_log: Annotated[
+        bool, typer.Option("--from-log", help="What this gateway has served, out of its books.")
+    ] = False,
     gpu: Annotated[str, typer.Option(help="The GPU that is simulated.")] = "h100-8b-fp16",
     start_coefficients: Annotated[
         str | None, typer.Option(help="What the product believes of the GPU at the start; default: the truth.")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -84,14 +85,13 @@ def run(config: Path | None, form: Format, options: Options) -> None:
     rows: list[Row] = []
     with _progress(len(trace) * len(names)) as advance:
         for done, name in enumerate(names):
-            before = done * len(trace)
             played = play(
                 trace,
                 _policy(name, product),
                 coefficients=PRESETS[options.gpu],
                 limits=limits,
                 seed=options.seed,
-                progress=lambda count, before=before: advance(before + count),
+                progress=partial(advance, done * len(trace)),
             )
             rows.append(row_of(name, played, costs_usd, slo))
     title = _title(trace, price, options)
@@ -186,10 +186,10 @@ def _write(rows: Sequence[Row], form: Format, title: str) -> None:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
+def _progress(total: int) -> Iterator[Callable[[int, int], None]]:
     """A bar on standard error, if that is a terminal."""
     if not sys.stderr.isatty():
-        yield lambda _: None
+        yield lambda _before, _count: None
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -198,8 +198,9 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
         task = bar.add_task("simulating", total=max(1, total))
         shown_at = -math.inf
 
-        def advance(count: int) -> None:
+        def advance(before: int, count: int) -> None:
             nonlocal shown_at
+            count += before
             if count - shown_at >= total / 200 or count >= total:
                 shown_at = count
                 bar.update(task, completed=count)

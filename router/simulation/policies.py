@@ -26,15 +26,15 @@ class Gauges:
 class Running(Protocol):
     """One request that was admitted, as its policy keeps track of it."""
 
-    def first_token(self, now_s: float) -> None:
+    def first_token(self, now_s: float, /) -> None:
         """Its first token has come."""
         ...
 
-    def token(self, count: int, now_s: float | None) -> None:
+    def token(self, count: int, now_s: float | None, /) -> None:
         """`count` more have come; `now_s` when only the last one is told of."""
         ...
 
-    def end(self, now_s: float, output_tokens: int) -> None:
+    def end(self, now_s: float, output_tokens: int, /) -> None:
         """It is done."""
         ...
 
@@ -44,11 +44,11 @@ class Policy(Protocol):
 
     watches_tokens: bool
 
-    def admit(self, request: TraceRequest, now_s: float) -> Running | None:
+    def admit(self, request: TraceRequest, now_s: float, /) -> Running | None:
         """Local, and who keeps track of it; `None` sends it to the API."""
         ...
 
-    def scraped(self, gauges: Gauges, now_s: float) -> None:
+    def scraped(self, gauges: Gauges, now_s: float, /) -> None:
         """A scrape has been made."""
         ...
 
@@ -58,73 +58,59 @@ class Policy(Protocol):
 
 
 class _Untracked:
-    """Nobody keeps count."""
-
-    def first_token(self, now_s: float) -> None:
-        """Not counted."""
-
-    def token(self, count: int, now_s: float | None) -> None:
-        """Not counted."""
-
-    def end(self, now_s: float, output_tokens: int) -> None:
-        """Not counted."""
-
-
-_UNTRACKED = _Untracked()
-
-
-class GaugePolicy:
-    """Local while the gauges of the last scrape pass a test."""
+    """Keeps no count of what it admits."""
 
     watches_tokens = False
 
-    def __init__(self, passes: Callable[[Gauges], bool]) -> None:
-        self._passes = passes
-        self._gauges = Gauges()
+    def first_token(self, now_s: float, /) -> None:
+        """Changes no count."""
 
-    def admit(self, request: TraceRequest, now_s: float) -> Running | None:
-        """By the last scrape, whatever has been sent since."""
-        return _UNTRACKED if self._passes(self._gauges) else None
+    def token(self, count: int, now_s: float | None, /) -> None:
+        """Changes no count."""
 
-    def scraped(self, gauges: Gauges, now_s: float) -> None:
-        """From now on these count."""
-        self._gauges = gauges
+    def end(self, now_s: float, output_tokens: int, /) -> None:
+        """Changes no count."""
 
     def answered_elsewhere(self, request: TraceRequest) -> None:
         """Nothing to learn."""
 
 
-class CountCap:
-    """Local while fewer than `cap` requests of our own are in flight."""
+class GaugePolicy(_Untracked):
+    """Local while the gauges of the last scrape pass a test, whatever has been sent since."""
 
-    watches_tokens = False
+    def __init__(self, passes: Callable[[Gauges], bool]) -> None:
+        self._passes = passes
+        self._gauges = Gauges()
+
+    def admit(self, _request: TraceRequest, _now_s: float) -> Running | None:
+        """By the last scrape."""
+        return self if self._passes(self._gauges) else None
+
+    def scraped(self, gauges: Gauges, _now_s: float) -> None:
+        """From now on these count."""
+        self._gauges = gauges
+
+
+class CountCap(_Untracked):
+    """Local while fewer than `cap` requests of our own are in flight."""
 
     def __init__(self, cap: int) -> None:
         self._cap = cap
         self._in_flight = 0
 
-    def admit(self, request: TraceRequest, now_s: float) -> Running | None:
+    def admit(self, _request: TraceRequest, _now_s: float) -> Running | None:
         """By our own count."""
         if self._in_flight >= self._cap:
             return None
         self._in_flight += 1
         return self
 
-    def first_token(self, now_s: float) -> None:
-        """Changes no count."""
-
-    def token(self, count: int, now_s: float | None) -> None:
-        """Changes no count."""
-
-    def end(self, now_s: float, output_tokens: int) -> None:
+    def end(self, _now_s: float, _output_tokens: int) -> None:
         """One less."""
         self._in_flight -= 1
 
-    def scraped(self, gauges: Gauges, now_s: float) -> None:
+    def scraped(self, gauges: Gauges, now_s: float, /) -> None:
         """Not looked at."""
-
-    def answered_elsewhere(self, request: TraceRequest) -> None:
-        """Nothing to learn."""
 
 
 PRODUCT = "product"

@@ -6,12 +6,11 @@ and length estimates are those the gateway runs; only the world around them (clo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from classifier.datamodels import Score
-from local_llm.calibration import Calibration
-from local_llm.datamodels import EngineCoefficients, EngineLimits, LocalSnapshot, ProcessState, SloTargets
+from local_llm.datamodels import EngineCoefficients, EngineLimits, ProcessState, SloTargets
 from local_llm.inflight import Inflight, Ticket
 from router.core.datamodels import (
     Candidate,
@@ -25,6 +24,7 @@ from router.core.densities import DensityWindow
 from router.core.lengths import LengthTable
 from router.core.policy import decide
 from router.core.replay import world_bytes, world_hash
+from router.live_state import EngineRoom
 from router.simulation.policies import Gauges, Running
 from router.simulation.traces import TraceRequest
 
@@ -44,7 +44,7 @@ class ProductConfig:
     limits: EngineLimits
     slo: SloTargets
     price: PriceRow
-    policy: PolicyConfig = PolicyConfig()
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
     self_calibration: bool = True
     congestion_price: bool = True
 
@@ -54,40 +54,37 @@ class ProductPolicy:
 
     def __init__(self, config: ProductConfig) -> None:
         self._config = config
-        calibration = Calibration(config.coefficients) if config.self_calibration else None
         self.watches_tokens = True
-        self.inflight = Inflight(
-            config.coefficients,
-            config.slo,
-            f_tpot=config.policy.f_tpot,
-            max_batched_tokens=config.limits.max_batched_tokens,
-            calibration=calibration,
+        self._room = EngineRoom(
+            config.coefficients, config.limits, config.slo, process=lambda: (ProcessState.READY, None)
         )
+        if not config.self_calibration:
+            limits = config.limits
+            self._room.inflight = Inflight(
+                config.coefficients, config.slo, max_batched_tokens=limits.max_batched_tokens
+            )
         self._densities = DensityWindow()
         self._lengths = LengthTable()
         local = Candidate("local", Tier.LOCAL, "simulated", "local", config.limits.context_window_tokens)
         api = Candidate(config.price.model, Tier.CHEAP, config.price.provider, config.price.model, _API_WINDOW_TOKENS)
         self._local, self._candidates = local.name, (local, api)
+        self._world_hash = ""
         self._prices = {api.name: config.price}
         self._score = Score(0.0, {"local": 1.0, "cheap": 1.0, "premium": 1.0}, 0.0, "simulation", 1)
-        world = world_bytes(self._candidates, self._snapshot(0.0))
-        self._world_hash = world_hash(world)
+        self._world_hash = world_hash(world_bytes(self._candidates, self._snapshot(0.0)))
 
     def _snapshot(self, now_s: float) -> Snapshot:
         config = self._config
-        engine = LocalSnapshot(
-            ProcessState.READY, config.limits, self.inflight.coefficients, config.slo, self.inflight.state(now_s)
-        )
         return Snapshot(
             now_s=now_s,
             now_utc=_START_UTC,
             prices=self._prices,
             budgets=(),
             health={},
-            engines={self._local: engine},
+            engines={self._local: self._room.look(now_s)},
             assets={},
             density_quantiles={self._local: self._densities.quantiles} if config.congestion_price else {},
-            world_hash=getattr(self, "_world_hash", ""),
+            world_hash=self._world_hash,
         )
 
     def admit(self, request: TraceRequest, now_s: float) -> Running | None:
@@ -106,7 +103,7 @@ class ProductPolicy:
         self._densities.note(decision)
         if decision.chosen is None or decision.chosen.tier is not Tier.LOCAL:
             return None
-        ticket = self.inflight.enter(now_s, request.prompt_tokens, estimate.output_mean_tokens)
+        ticket = self._room.inflight.enter(now_s, request.prompt_tokens, estimate.output_mean_tokens)
         return _Tracked(ticket, self._lengths, request.request_class)
 
     def scraped(self, gauges: Gauges, now_s: float) -> None:

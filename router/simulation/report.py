@@ -43,8 +43,7 @@ class Row:
     def stable(self) -> dict[str, Any]:
         """The columns of `STABLE`, rounded to six digits."""
         return {
-            name: round(value, _DIGITS) if isinstance(value := getattr(self, name), float) else value
-            for name in STABLE
+            name: round(value, _DIGITS) if isinstance(value := getattr(self, name), float) else value for name in STABLE
         }
 
 
@@ -114,23 +113,21 @@ def svg(rows: Sequence[Row], *, title: str) -> str:
         return _TOP + high * (1.0 - ratio / y_max)
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" '
-        f'viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" font-size="13">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif">',
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
-        f'<text x="{_LEFT}" y="28" font-size="15">{escape(title)}</text>',
-        f'<text x="{_LEFT + wide / 2:.0f}" y="{_HEIGHT - 14}" text-anchor="middle">'
-        "API spend, % of sending everything to the API</text>",
-        f'<text transform="translate(20 {_TOP + high / 2:.0f}) rotate(-90)" text-anchor="middle">'
-        "SLO misses, % of all requests</text>",
+        _text(_LEFT, 28, title, "start"),
+        _text(_LEFT + wide / 2, _HEIGHT - 14, "API spend, % of sending everything to the API", "middle"),
+        f'<g transform="translate(20 {_TOP + high / 2:.0f}) rotate(-90)">',
+        _text(0, 0, "SLO misses, % of all requests", "middle"),
+        "</g>",
     ]
     for tick in range(6):
         share = tick / 5
         parts += [
-            f'<line x1="{x(share):.1f}" y1="{_TOP}" x2="{x(share):.1f}" y2="{_TOP + high}" stroke="#ddd"/>',
-            f'<text x="{x(share):.1f}" y="{_TOP + high + 20}" text-anchor="middle">{100 * share:.0f}</text>',
-            f'<line x1="{_LEFT}" y1="{y(share * y_max):.1f}" x2="{_LEFT + wide}" y2="{y(share * y_max):.1f}" '
-            'stroke="#ddd"/>',
-            f'<text x="{_LEFT - 8}" y="{y(share * y_max) + 4:.1f}" text-anchor="end">{100 * share * y_max:.3g}</text>',
+            _line(x(share), _TOP, x(share), _TOP + high),
+            _text(x(share), _TOP + high + 20, f"{100 * share:.0f}", "middle"),
+            _line(_LEFT, y(share * y_max), _LEFT + wide, y(share * y_max)),
+            _text(_LEFT - 8, y(share * y_max) + 4, f"{100 * share * y_max:.3g}", "end"),
         ]
     for index, row in enumerate(rows):
         colour = _COLOURS[index % len(_COLOURS)]
@@ -138,6 +135,14 @@ def svg(rows: Sequence[Row], *, title: str) -> str:
         label = f"{row.policy} {100 * row.spend_ratio:.1f} / {100 * row.slo_miss_ratio:.2f}"
         parts += [
             f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="6" fill="{colour}"/>',
-            f'<text x="{cx + 10:.1f}" y="{cy - 8:.1f}" fill="{colour}">{escape(label)}</text>',
+            _text(cx + 10, cy - 8, label, "start", colour),
         ]
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _text(x: float, y: float, text: str, anchor: str, colour: str = "#222") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="13" text-anchor="{anchor}" fill="{colour}">{escape(text)}</text>'
+
+
+def _line(x1: float, y1: float, x2: float, y2: float) -> str:
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="#ddd"/>'

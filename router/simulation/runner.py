@@ -7,7 +7,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from local_llm.datamodels import EngineCoefficients, EngineLimits, SloTargets
 from local_llm.simulated_engine import EngineRequest, SimulatedEngine
@@ -32,8 +32,6 @@ class Stay:
     admitted: bool
     first_token_at_s: float = math.inf
     ended_at_s: float = math.inf
-    running: Running | None = None
-    untold_tokens: int = 0
 
     @property
     def ttft_s(self) -> float:
@@ -62,34 +60,53 @@ class Run:
     preemptions: int
 
 
-@dataclass(slots=True)
+class _Local(EngineRequest):
+    """A request in the engine, whose it is, and up to which step its tokens have been told."""
+
+    __slots__ = ("running", "stay", "told_step")
+
+    def __init__(self, stay: Stay, running: Running) -> None:
+        super().__init__(stay.request.prompt_tokens, stay.request.output_tokens)
+        self.stay = stay
+        self.running = running
+        self.told_step = 0
+
+
 class _Streams:
     """The streams being read, and what of them has been told to the policy."""
 
-    told: bool
-    open: dict[int, Stay] = field(default_factory=dict)
-    steps: int = 0
+    def __init__(self, *, watched: bool) -> None:
+        self._watched = watched
+        self._open: dict[int, _Local] = {}
+        self._step = 0
 
     def step(self, now_s: float) -> None:
         """Every open stream has one more token. One stream tells each at its time, the rest before they are needed."""
-        if not (self.told and self.open):
+        if not (self._watched and self._open):
             return
-        self.steps += 1
-        eldest = next(iter(self.open.values()))
-        assert eldest.running is not None
-        eldest.running.token(self.steps - eldest.untold_tokens, now_s)
-        eldest.untold_tokens = self.steps
-        if self.steps % _TELL_TOKENS_EVERY == 0:
+        self._step += 1
+        eldest = next(iter(self._open.values()))
+        eldest.running.token(self._step - eldest.told_step, now_s)
+        eldest.told_step = self._step
+        if self._step % _TELL_TOKENS_EVERY == 0:
             self.tell()
 
     def tell(self) -> None:
         """Bring the policy's count of tokens up to date."""
-        steps = self.steps
-        for stay in self.open.values():
-            if stay.untold_tokens != steps:
-                assert stay.running is not None
-                stay.running.token(steps - stay.untold_tokens, None)
-                stay.untold_tokens = steps
+        step = self._step
+        for request in self._open.values():
+            if request.told_step != step:
+                request.running.token(step - request.told_step, None)
+                request.told_step = step
+
+    def open(self, request: _Local) -> None:
+        """Its tokens come from now on."""
+        request.told_step = self._step
+        self._open[id(request)] = request
+
+    def close(self, request: _Local) -> None:
+        """None comes for now, or ever."""
+        self._open.pop(id(request), None)
 
 
 def run(
@@ -113,7 +130,7 @@ class _Loop:
         self,
         trace: Sequence[TraceRequest],
         policy: Policy,
-        engine: SimulatedEngine,
+        engine: SimulatedEngine[_Local],
         seed: int,
         scrape_interval_s: float,
         progress: Progress,
@@ -121,7 +138,7 @@ class _Loop:
         self._stays = [Stay(request, admitted=False) for request in trace]
         self._policy = policy
         self._engine = engine
-        self._dice = random.Random(seed)  # noqa: S311 - a simulation, to be repeated
+        self._dice = random.Random(seed)
         self._scrape_interval_s = scrape_interval_s
         self._scrape_at_s = self._dice.random() * scrape_interval_s
         self._scraped_busy_s = 0.0
@@ -129,9 +146,9 @@ class _Loop:
         self._next = 0
         # Between the router and the engine's scheduler lies its front end: HTTP, tokenising. The delay is the same for
         # all, so they come out in the order they went in.
-        self._entering: deque[tuple[float, EngineRequest]] = deque()
+        self._entering: deque[tuple[float, _Local]] = deque()
         self._elsewhere: list[tuple[float, int, TraceRequest]] = []
-        self._streams = _Streams(told=policy.watches_tokens)
+        self._streams = _Streams(watched=policy.watches_tokens)
 
     def run(self) -> Run:
         engine = self._engine
@@ -191,37 +208,30 @@ class _Loop:
         while elsewhere and elsewhere[0][0] <= now_s:
             self._policy.answered_elsewhere(heapq.heappop(elsewhere)[2])
         # A request longer than the engine's window is never its own, whoever decides.
-        if self._engine.fits(request.prompt_tokens, request.output_tokens):
-            stay.running = self._policy.admit(request, now_s)
-        if stay.running is not None:
+        fits = self._engine.fits(request.prompt_tokens, request.output_tokens)
+        running = self._policy.admit(request, now_s) if fits else None
+        if running is not None:
             stay.admitted = True
-            inner = EngineRequest(request.prompt_tokens, request.output_tokens, stay)
-            self._entering.append((now_s + self._engine.coefficients.api_s, inner))
+            self._entering.append((now_s + self._engine.coefficients.api_s, _Local(stay, running)))
             return
         ttft_s = API_TTFT_MEDIAN_S * math.exp(API_TTFT_SIGMA * self._dice.gauss(0.0, 1.0))
         stay.first_token_at_s = now_s + ttft_s
         stay.ended_at_s = stay.first_token_at_s + API_TPOT_S * (request.output_tokens - 1)
         heapq.heappush(elsewhere, (stay.ended_at_s, self._next, request))
 
-    def _pause(self, request: EngineRequest) -> None:
+    def _pause(self, request: _Local) -> None:
         self._streams.tell()
-        self._streams.open.pop(id(request), None)
+        self._streams.close(request)
 
     def _end_step(self, now_s: float) -> None:
         started, done = self._engine.end_step()
-        streams = self._streams
-        streams.step(now_s)
+        self._streams.step(now_s)
         for request in started:
-            stay = request.tag
-            assert isinstance(stay, Stay) and stay.running is not None
-            if stay.first_token_at_s == math.inf:
-                stay.first_token_at_s = now_s
-                stay.running.first_token(now_s)
-            stay.untold_tokens = streams.steps
-            streams.open[id(request)] = stay
+            if request.stay.first_token_at_s == math.inf:
+                request.stay.first_token_at_s = now_s
+                request.running.first_token(now_s)
+            self._streams.open(request)
         for request in done:
-            stay = request.tag
-            assert isinstance(stay, Stay) and stay.running is not None
-            stay.ended_at_s = now_s
-            stay.running.end(now_s, request.output_tokens)
-            streams.open.pop(id(request), None)
+            request.stay.ended_at_s = now_s
+            request.running.end(now_s, request.output_tokens)
+            self._streams.close(request)

@@ -133,11 +133,9 @@ def at_rate(requests: Sequence[TraceRequest], rate_rps: float) -> tuple[TraceReq
     return faster(requests, rate_rps / mean)
 
 
-def poisson(
-    lengths: Sequence[TraceRequest], *, rate_rps: float, count: int, seed: int
-) -> tuple[TraceRequest, ...]:
+def poisson(lengths: Sequence[TraceRequest], *, rate_rps: float, count: int, seed: int) -> tuple[TraceRequest, ...]:
     """`count` requests with lengths drawn from `lengths`, coming independently of each other."""
-    dice = random.Random(seed)  # noqa: S311 - a simulation, to be repeated
+    dice = random.Random(seed)
     return _arrive(lengths, count, dice, lambda: dice.expovariate(rate_rps))
 
 
@@ -148,7 +146,7 @@ def gamma_bursts(
 
     The rate is 0.4 or 2.2 times `rate_rps`, for 90 and 45 seconds at a time in the mean (exponential).
     """
-    dice = random.Random(seed)  # noqa: S311 - a simulation, to be repeated
+    dice = random.Random(seed)
     shape = 1.0 / (cv * cv)
     scale_s = 1.0 / (rate_rps * shape)
     now_s, state = 0.0, _CALM
