@@ -9,7 +9,6 @@ from router.simulation.policies import RULES
 from router.simulation.runner import run
 from router.simulation.traces import TraceRequest, poisson
 
-_REQUESTS = 4000
 _SEEDS = (3, 4)
 _ALLOWED_MISS_RATIO = 0.01
 _HALVINGS = 9
@@ -22,22 +21,23 @@ def slo_capacity_rps(
     coefficients: EngineCoefficients,
     limits: EngineLimits,
     slo: SloTargets,
+    requests: int = 4000,
     progress: Callable[[], None] = lambda: None,
 ) -> float:
     """The greatest Poisson load, in requests a second, of which at most 1 % miss their promises.
 
     Lengths are drawn from `lengths`; found by halving between 0 and a load that is surely too much, the same dice for
-    each. `progress` is called after every trial.
+    each, `requests` a trial. `progress` is called after every trial.
     """
 
     def carries(rate_rps: float) -> bool:
         missed = 0
         for seed in _SEEDS:
-            trace = poisson(lengths, rate_rps=rate_rps, count=_REQUESTS, seed=seed)
+            trace = poisson(lengths, rate_rps=rate_rps, count=requests, seed=seed)
             played = run(trace, RULES["always_local"](), coefficients=coefficients, limits=limits, seed=seed)
             missed += sum(stay.misses(slo) for stay in played.stays if stay.admitted)
             progress()
-        return missed <= _ALLOWED_MISS_RATIO * _REQUESTS * len(_SEEDS)
+        return missed <= _ALLOWED_MISS_RATIO * requests * len(_SEEDS)
 
     low_rps, high_rps = _LEAST_RPS, 1.0
     while carries(high_rps):
