@@ -136,9 +136,6 @@ class House:
         for data in reads:
             self.connection.data_received(data)
 
-    def opened(self, _connection: Connection) -> None:
-        pass
-
     def release(self, connection: Connection) -> None:
         self.free.append(connection)
 
