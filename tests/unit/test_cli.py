@@ -50,7 +50,7 @@ def config(tmp_path: Path, text: str = "") -> str:
 
 def test_help_names_every_command() -> None:
     done = subprocess.run([sys.executable, "-m", "router", "--help"], capture_output=True, text=True, check=True)
-    for command in ("serve", "check-config", "doctor", "explain", "estimate", "report", "prices"):
+    for command in ("serve", "check-config", "doctor", "explain", "estimate", "report", "prices", "simulate"):
         assert f"  {command} " in done.stdout
 
 
