@@ -15,6 +15,7 @@ from collections import deque
 from typing import Protocol
 
 from local_llm.datamodels import EngineCoefficients, InflightState, Others, SloTargets
+from local_llm.derating import slowed
 from local_llm.steptime import drain_ratio, prefill_s, step_s, ttft_s
 
 _PREFILL_SHARE_TAU_S = 5.0
@@ -105,8 +106,8 @@ class Ticket:
 class Inflight:
     """Mutable count of one engine; use from one thread (the event loop).
 
-    `slo`, `unseen_factor` and `others` may be replaced at any time; so may `coefficients`, unless `calibration` learns
-    them. `progress` grows with every sign of life of the engine.
+    `slo`, `unseen_factor`, `others` and `slowdown` may be replaced at any time; so may `coefficients`, unless
+    `calibration` learns or `slowdown` scales them. `progress` grows with every sign of life of the engine.
     """
 
     def __init__(
@@ -119,6 +120,8 @@ class Inflight:
         calibration: Calibrating | None = None,
     ) -> None:
         self.coefficients = coefficients
+        self._full_speed = coefficients
+        self._slowdown = 1.0
         self.slo = slo
         self.unseen_factor = 1.0
         self.others = Others()
@@ -140,6 +143,20 @@ class Inflight:
         self._bucket_s = 0.0
         self._bucket_at_s = 0.0
         self._silent: deque[Ticket] = deque()
+
+    @property
+    def slowdown(self) -> float:
+        """How many times slower than learnt the engine's cards are made to run now. Setting it scales `coefficients`.
+
+        Predictions are made with it, so that what is learnt stays the speed of a card in order.
+        """
+        return self._slowdown
+
+    @slowdown.setter
+    def slowdown(self, ratio: float) -> None:
+        if ratio != self._slowdown:
+            self._slowdown = ratio
+            self.coefficients = slowed(self._full_speed, ratio)
 
     @property
     def n(self) -> int:
@@ -255,7 +272,8 @@ class Inflight:
     def _take_learnt(self, calibration: Calibrating) -> None:
         self._learnt += 1
         if self._learnt % _TAKE_LEARNT_EVERY == 0:
-            self.coefficients = calibration.coefficients
+            self._full_speed = calibration.coefficients
+            self.coefficients = slowed(self._full_speed, self._slowdown)
 
     def _start_streaming(self, ticket: Ticket, now_s: float, context_tokens: int) -> None:
         self._drain(now_s)

@@ -22,6 +22,7 @@ from local_llm.datamodels import EngineLimits
 
 _WORDS = ("apple", "river", "seven", "cloud", "orange", "stone", "table", "music", "winter", "garden", "blue", "paper")
 _OUTPUT_TOKENS = 48
+_LENGTHEN = (1, 2, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +83,8 @@ async def measure(
     decode = []
     for streams in plan.batches:
         for words in plan.batch_prompt_words:
-            calls = [call(_prompt(dice, words), plan.output_tokens) for _ in range(streams)]
-            run = decode_run(await asyncio.gather(*calls))
+            prompts = [_prompt(dice, words) for _ in range(streams)]
+            run = await _decode_run_of(call, prompts, plan.output_tokens, limits.context_window_tokens // 2)
             if run is not None:
                 decode.append(run)
                 note(f"{run.streaming} streams with {run.context_tokens:.0f} tokens: {run.step_s * 1e3:.1f} ms a step")
@@ -94,6 +95,18 @@ async def measure(
         practical_batch=float(max(plan.batches, default=1)),
         max_batched_tokens=limits.max_batched_tokens,
     )
+
+
+async def _decode_run_of(
+    call: TimedCall, prompts: Sequence[str], output_tokens: int, longest_tokens: int
+) -> DecodeRun | None:
+    """A batch of `prompts`; streams of a fast engine may end before all have begun, so longer ones are tried then."""
+    for times in _LENGTHEN:
+        tokens = max(output_tokens, min(times * output_tokens, longest_tokens))
+        run = decode_run(await asyncio.gather(*(call(prompt, tokens) for prompt in prompts)))
+        if run is not None:
+            return run
+    return None
 
 
 def decode_run(replies: Sequence[TimedReply]) -> DecodeRun | None:

@@ -25,6 +25,9 @@ utilization 87
 power_mw 211350
 energy_mj 9000500
 temperature 71
+cuda 13000
+clock_mhz 1695
+clock_max_mhz 1980
 1.name NVIDIA L4
 1.utilization 3
 """
@@ -99,8 +102,20 @@ def test_two_cards_are_read_in_full(libraries: dict[str, Path], tmp_path: Path) 
         "mig": False,
         "ecc_uncorrected": 0,
         "xid": None,
+        "sm_clock_mhz": 1695,
+        "sm_clock_max_mhz": 1980,
     }
     assert (gpus[1]["name"], gpus[1]["utilization_ratio"]) == ("NVIDIA L4", 0.03)
+
+
+def test_driver_and_cuda_version_are_told(libraries: dict[str, Path], tmp_path: Path) -> None:
+    state = tmp_path / "state.txt"
+    state.write_text(HEALTHY)
+    read = "from local_llm.nvml import Nvml; n = Nvml(); n.read(); print(n.driver_version, n.cuda_version)"
+    environment = {**os.environ, "NVML_STATE": str(state), "LD_LIBRARY_PATH": str(libraries["current"])}
+    command = [sys.executable, "-c", read]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout.split() == ["570.124.06", "13.0"]
 
 
 def test_a_mig_card_tells_no_utilisation_and_that_is_not_zero(libraries: dict[str, Path], tmp_path: Path) -> None:
