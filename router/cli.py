@@ -118,11 +118,17 @@ def check_config(
 
 
 @app.command()
-def doctor(config: ConfigOption = None, form: FormatOption = Format.TABLE) -> None:
-    """Say how keys, tiers, engine, database and prices are, and which cost lever is off."""
+def doctor(
+    config: ConfigOption = None,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Only what the engine needs to start: driver, CUDA, memory for the model.")
+    ] = False,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Say how keys, tiers, engine, GPU, database and prices are, and which cost lever is off."""
     from router.commands.doctor import run
 
-    if not run(config, form):
+    if not run(config, form, gpu_only=gpu):
         raise typer.Exit(1)
 
 
