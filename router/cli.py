@@ -132,6 +132,20 @@ def doctor(
         raise typer.Exit(1)
 
 
+@app.command("calibrate-engine")
+def calibrate_engine(
+    config: ConfigOption = None,
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long to load the engine, about.")] = 120,
+    output: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="File to write the coefficients to, as a config takes them.")
+    ] = None,
+) -> None:
+    """Measure the idle local engine and print the coefficients that fit it."""
+    from router.commands import calibrate
+
+    calibrate.run(config, seconds=seconds, output=output)
+
+
 @app.command()
 def explain(
     prompt: Annotated[str | None, typer.Option(help="A prompt, sent as one user message to `auto`.")] = None,
