@@ -99,7 +99,7 @@ async def measure(
     for words in _within(plan.prompt_words, prefill, time_left):
         replies = [await call(_prompt(dice, words), 2)]
         while len(replies) < _PROMPT_REPEATS and time_left():
-            replies.append(await call(_prompt(dice, words), 2))  # noqa: PERF401 - while there is time
+            replies.append(await call(_prompt(dice, words), 2))
         runs = [PrefillRun(r.prompt_tokens, r.token_at_s[0] - r.sent_at_s) for r in replies if r.token_at_s]
         if runs:  # the middle one: a single hiccup would bend the whole fit
             prefill.append(sorted(runs, key=lambda run: run.ttft_s)[len(runs) // 2])
