@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from local_llm.nvml import Nvml
+from tests.nvml_stand_in import build_library
 
 ROOT = Path(__file__).parents[2]
-SOURCE = ROOT / "tests" / "fixtures" / "nvml" / "nvml_stand_in.c"
 HEALTHY = """
 gpus 2
 driver 570.124.06
@@ -48,19 +47,9 @@ Look = tuple[list[dict[str, object]], str | None]
 @pytest.fixture(scope="session")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders with a library each: a current driver, and one from before the clocks call was renamed."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    assert compiler is not None, "a C compiler is needed: apt-get install gcc"
     built = {}
     for name, flags in (("current", ()), ("old", ("-DOLD_DRIVER",))):
-        folder = tmp_path_factory.mktemp(f"nvml_{name}")
-        subprocess.run(
-            [
-                *(compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-Wl,-soname,libnvidia-ml.so.1", *flags),
-                *("-o", str(folder / "libnvidia-ml.so.1"), str(SOURCE)),
-            ],
-            check=True,
-        )
-        built[name] = folder
+        built[name] = build_library(tmp_path_factory.mktemp(f"nvml_{name}"), *flags)
     return built
 
 
