@@ -137,10 +137,12 @@ def fit(
         [(1.0, float(run.streaming), run.context_tokens) for run in steps], [run.step_s for run in steps]
     )
     own_s = [run.ttft_s - t0_s * (0.5 + math.ceil(run.prompt_tokens / max_batched_tokens)) for run in prompts]
+    times_s = [max(1e-6, seconds) for seconds in own_s]
     api_s, c_prefill_s, c_att_s = _least_squares(
-        [(1.0, float(run.prompt_tokens), 0.5 * run.prompt_tokens**2) for run in prompts],
-        [max(1e-6, seconds) for seconds in own_s],
+        [(1.0, float(run.prompt_tokens), 0.5 * run.prompt_tokens**2) for run in prompts], times_s
     )
+    if c_prefill_s == 0.0:  # noise: no model reads a prompt for nothing but its attention
+        api_s, c_prefill_s, c_att_s = _least_squares([(1.0, float(run.prompt_tokens), 0.0) for run in prompts], times_s)
     found = EngineCoefficients(
         name=name,
         t0_s=t0_s,

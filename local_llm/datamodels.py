@@ -170,6 +170,8 @@ class GpuReading:
     mig: bool | None = None
     ecc_uncorrected: int | None = None
     xid: int | None = None
+    sm_clock_mhz: int | None = None
+    sm_clock_max_mhz: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

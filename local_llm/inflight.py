@@ -22,6 +22,7 @@ from heapq import heappop, heappush
 from typing import Protocol
 
 from local_llm.datamodels import EngineCoefficients, InflightState, Others, SloTargets
+from local_llm.derating import slowed
 from local_llm.steptime import drain_ratio, prefill_s, read_s, step_s, ttft_s
 
 _PREFILL_SHARE_TAU_S = 5.0
@@ -125,8 +126,8 @@ class Ticket:
 class Inflight:
     """Mutable count of one engine; use from one thread (the event loop).
 
-    `slo`, `unseen_factor` and `others` may be replaced at any time; so may `coefficients`, unless `calibration` learns
-    them. `progress` grows with every sign of life of the engine.
+    `slo`, `unseen_factor`, `others` and `slowdown` may be replaced at any time; so may `coefficients`, unless
+    `calibration` learns or `slowdown` scales them. `progress` grows with every sign of life of the engine.
     """
 
     def __init__(
@@ -139,6 +140,8 @@ class Inflight:
         calibration: Calibrating | None = None,
     ) -> None:
         self.coefficients = coefficients
+        self._full_speed = coefficients
+        self._slowdown = 1.0
         self.slo = slo
         self.unseen_factor = 1.0
         self.others = Others()
@@ -168,6 +171,20 @@ class Inflight:
         self._paces: list[tuple[float, int, Ticket]] = []
         self._read_at_s = -math.inf
         self._reading = _Reading()
+
+    @property
+    def slowdown(self) -> float:
+        """How many times slower than learnt the engine's cards are made to run now. Setting it scales `coefficients`.
+
+        Predictions are made with it, so that what is learnt stays the speed of a card in order.
+        """
+        return self._slowdown
+
+    @slowdown.setter
+    def slowdown(self, ratio: float) -> None:
+        if ratio != self._slowdown:
+            self._slowdown = ratio
+            self.coefficients = slowed(self._full_speed, ratio)
 
     @property
     def n(self) -> int:
@@ -329,7 +346,8 @@ class Inflight:
     def _take_learnt(self, calibration: Calibrating) -> None:
         self._learnt += 1
         if self._learnt % _TAKE_LEARNT_EVERY == 0:
-            self.coefficients = calibration.coefficients
+            self._full_speed = calibration.coefficients
+            self.coefficients = slowed(self._full_speed, self._slowdown)
 
     def _start_streaming(self, ticket: Ticket, now_s: float, context_tokens: int) -> None:
         self._drain(now_s)

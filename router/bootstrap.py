@@ -24,6 +24,7 @@ from router.core.fallback import RetryConfig
 from router.core.health import is_open
 from router.core.lengths import LengthTable
 from router.core.pricing import estimate_usd
+from router.engine_series import watch_engine
 from router.errors import ConfigError, NotFound
 from router.listed_prices import listed_context_window_tokens
 from router.live_state import EngineRoom, LiveState
@@ -242,6 +243,8 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
         ledger=lambda: "healthy" if ledger.state().healthy else "degraded",
         ledger_states=("healthy", "degraded"),
     )
+    if local is not None:
+        watch_engine(telemetry, local, clock)
     return gateway
 
 

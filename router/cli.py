@@ -119,12 +119,32 @@ def check_config(
 
 
 @app.command()
-def doctor(config: ConfigOption = None, form: FormatOption = Format.TABLE) -> None:
-    """Say how keys, tiers, engine, database and prices are, and which cost lever is off."""
+def doctor(
+    config: ConfigOption = None,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Only what the engine needs to start: driver, CUDA, memory for the model.")
+    ] = False,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Say how keys, tiers, engine, GPU, database and prices are, and which cost lever is off."""
     from router.commands.doctor import run
 
-    if not run(config, form):
+    if not run(config, form, gpu_only=gpu):
         raise typer.Exit(1)
+
+
+@app.command("calibrate-engine")
+def calibrate_engine(
+    config: ConfigOption = None,
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long to load the engine, about.")] = 120,
+    output: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="File to write the coefficients to, as a config takes them.")
+    ] = None,
+) -> None:
+    """Measure the idle local engine and print the coefficients that fit it."""
+    from router.commands import calibrate
+
+    calibrate.run(config, seconds=seconds, output=output)
 
 
 @app.command()

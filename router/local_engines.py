@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from local_llm.datamodels import EngineKind, EngineLimits, LaunchConfig, ProcessState
+from local_llm.datamodels import EngineKind, EngineLimits, GpuReading, LaunchConfig, ProcessState
 from local_llm.embedded import BATCHED_TOKENS, EmbeddedModelError, engine_installed, find_model
 from local_llm.launch import gpus_used
 from local_llm.nvml import Nvml
@@ -123,7 +124,7 @@ def build_local_tier(settings: LocalSettings, *, clock: Clock, data_dir: Path) -
     if problem is None:
         if _runs_on_this_machine(settings):
             gpus = GpuWatcher(Nvml().read, now_s=clock.now_s)
-            room.gpus = gpus.latest
+            room.gpus = _cards_of_engine(gpus, gpus_used(process.launch, os.environ) if process is not None else None)
         poller = _poller(settings, room, process, base_url, api_key, clock, get)
         room.process = poller.state
         room.reading = lambda: poller.reading
@@ -135,6 +136,20 @@ def _runs_on_this_machine(settings: LocalSettings) -> bool:
     if settings.engine is Engine.EXTERNAL:
         return _address(settings.api_base or "")[0] in ("127.0.0.1", "localhost", "::1")
     return settings.engine is Engine.VLLM
+
+
+def _cards_of_engine(
+    watcher: GpuWatcher, used: frozenset[int] | None
+) -> Callable[[], tuple[float, tuple[GpuReading, ...]] | None]:
+    """The last look at the cards that the engine works on: what another card does is none of its business."""
+
+    def look() -> tuple[float, tuple[GpuReading, ...]] | None:
+        latest = watcher.latest()
+        if latest is None or used is None:
+            return latest
+        return latest[0], tuple(gpu for gpu in latest[1] if gpu.index in used)
+
+    return look
 
 
 def _poller(
@@ -168,7 +183,6 @@ def _poller(
         generate=one_token,
         on_hung=process.report_hung if process is not None else None,
         gpus=room.gpus,
-        gpus_used=gpus_used(process.launch, os.environ) if process is not None else None,
     )
 
 

@@ -254,4 +254,5 @@ def _coefficients(file: str | CoefficientsFile | None, embedded: bool, note: Not
         c_att_s=file.c_att_s,
         practical_batch=file.practical_batch,
         calibrated=True,
+        api_s=file.api_s,
     )

@@ -255,7 +255,7 @@ class LoopbackServer:
         if unix_path is not None:
             self._server = await loop.create_unix_server(self._connection, unix_path)
         else:
-            self._server = await loop.create_server(self._connection, "127.0.0.1", 0, backlog=4096)
+            self._server = await loop.create_server(self._connection, "127.0.0.1", self.port, backlog=4096)
             self.port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -130,3 +130,11 @@ def test_noise_never_makes_a_coefficient_negative() -> None:
 def test_too_short_a_run_is_refused() -> None:
     with pytest.raises(CalibrationError, match="has 1 of decode and 0 of prefill"):
         fit("short", [DecodeRun(1, 10, 0.1), DecodeRun(1, 10, 0.0)], [], practical_batch=8, max_batched_tokens=512)
+
+
+def test_a_prompt_is_never_read_for_nothing() -> None:
+    bent = [PrefillRun(n, 0.01 + 2e-8 * n * n) for n in (100, 300, 600, 1200)]
+    decode = [DecodeRun(n, 100.0 * n, 0.01 + 1e-4 * n) for n in (1, 4, 16)]
+    row = fit("bent", decode, bent, practical_batch=16.0, max_batched_tokens=2048).coefficients
+    assert row.c_prefill_s > 0.0
+    assert row.c_att_s == 0.0
