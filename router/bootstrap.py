@@ -12,6 +12,7 @@ from typing import Any
 
 from classifier.heuristic import HeuristicScorer
 from local_llm.datamodels import ProcessState
+from router import learned
 from router.api.auth import DEFAULT_TENANT, Authenticator
 from router.api.face import Face, InFlight
 from router.api.idempotency import IdempotencyStore
@@ -54,8 +55,10 @@ class Gateway:
     book: PriceBook
     local: LocalTier | None
     hours: PeriodKeeper
+    lengths: LengthTable
     draining: bool = False
     in_flight: InFlight = field(default_factory=InFlight)
+    _saving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Books first, then budgets as the books have them; the engine comes up beside them, or later."""
@@ -65,7 +68,20 @@ class Gateway:
         await self.ledger.start()
         self.hours.start()
         await self._carry_over_budgets()
+        known = learned.load(self.settings.server.data_dir)
+        self.lengths.restore(known.get("output_lengths") or {})
+        self.state.restore_input_ratios(known.get("input_tokens") or {})
         await loading
+        self._saving = asyncio.create_task(self._save_now_and_then())
+
+    async def _save_now_and_then(self) -> None:
+        while True:
+            await self.clock.sleep(learned.SAVE_EVERY_S)
+            await asyncio.to_thread(self._save)
+
+    def _save(self) -> None:
+        known = {"output_lengths": self.lengths.to_dict(), "input_tokens": self.state.input_ratio_sums()}
+        learned.save(self.settings.server.data_dir, known)
 
     async def _carry_over_budgets(self) -> None:
         """What this window has already spent, so that a restart forgives nothing."""
@@ -79,6 +95,9 @@ class Gateway:
 
     async def stop(self) -> None:
         """Connections, engine, books: the books last, since everything before may still settle."""
+        if self._saving is not None:
+            self._saving.cancel()
+            self._save()
         for provider in set(self.deps.providers.values()):
             await provider.close()
         if self.local is not None:
@@ -200,6 +219,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
     )
     ledger = SqlLedger(settings.server.database_url, settings.server.data_dir, clock=clock, on_warning=telemetry.warn)
     tokens = TiktokenCounter()
+    lengths = LengthTable()
     deps = Deps(
         clock=clock,
         state=state,
@@ -208,7 +228,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
         policies={"": settings.policy.policy_config()}
         | {preset: settings.policy.policy_config(preset) for preset in QUALITY_TARGETS},
         tokens=tokens,
-        lengths=LengthTable(),
+        lengths=lengths,
         ledger=ledger,
         budgets=budgets,
         telemetry=telemetry,
@@ -228,7 +248,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
         ready=lambda: ledger.state().healthy,
         on_warning=telemetry.warn,
     )
-    gateway = Gateway(settings, clock, deps, state, ledger, budgets, telemetry, tokens, book, local, hours)
+    gateway = Gateway(settings, clock, deps, state, ledger, budgets, telemetry, tokens, book, local, hours, lengths)
     telemetry.watch(
         in_flight=lambda: gateway.in_flight.count,
         circuits=lambda: {name: health.state for name, health in state.health.items()},

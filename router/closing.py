@@ -170,8 +170,9 @@ class PeriodKeeper:
             del self._notes[0]
         if now_us - self._advanced_us >= _ADVANCE_EVERY_US or now_us < self._advanced_us:
             for name in self._assets:
-                while await asyncio.to_thread(self._store.advance, name, now_us):
-                    await asyncio.sleep(0)
+                more = True
+                while more:
+                    more = await asyncio.to_thread(self._store.advance, name, now_us)
             self._advanced_us = now_us
 
     def _begin(self, terms: Sequence[AssetTerms]) -> list[str]:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
 from local_llm.calibration import Calibration
 from local_llm.datamodels import (
@@ -242,12 +243,28 @@ class LiveState:
     def note_input_tokens(self, candidate: Candidate, *, counted: int, reported: int) -> None:
         """Learn how the candidate's tokenizer counts: a decaying ratio of sums, so that long prompts weigh most."""
         old_counted, old_reported = self._ratio_sums.get(candidate.name, (0.0, 0.0))
-        sums = old_counted * _RATIO_DECAY + counted, old_reported * _RATIO_DECAY + reported
-        self._ratio_sums[candidate.name] = sums
-        if sums[0] > 0.0:
-            ratio = round(min(4.0, max(0.25, sums[1] / sums[0])), 4)
-            if ratio != self._ratios.get(candidate.name):
-                self._ratios = {**self._ratios, candidate.name: ratio}
+        if counted > 0:
+            self._set_ratio(
+                candidate.name, old_counted * _RATIO_DECAY + counted, old_reported * _RATIO_DECAY + reported
+            )
+
+    def input_ratio_sums(self) -> dict[str, tuple[float, float]]:
+        """(counted, reported) tokens by candidate name: what `input_token_ratio` rests on."""
+        return dict(self._ratio_sums)
+
+    def restore_input_ratios(self, sums: Mapping[str, Any]) -> None:
+        """Take up what `input_ratio_sums` gave; what is malformed is passed over."""
+        known = {c.name for c in self._candidates}
+        for name, pair in sums.items():
+            usable = isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(n, int | float) for n in pair)
+            if name in known and usable and pair[0] > 0 and pair[1] > 0:
+                self._set_ratio(name, float(pair[0]), float(pair[1]))
+
+    def _set_ratio(self, name: str, counted: float, reported: float) -> None:
+        self._ratio_sums[name] = counted, reported
+        ratio = round(min(4.0, max(0.25, reported / counted)), 4)
+        if ratio != self._ratios.get(name):
+            self._ratios = {**self._ratios, name: ratio}
 
     def enter_engine(self, candidate: Candidate, facts: RequestFacts) -> LocalTicket | None:
         """Count a dispatch into the candidate's engine; `None` if it is not one of ours."""
