@@ -1,0 +1,31 @@
+"""Ranges of whole UTC days, as reports take them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Whole UTC days, both included; `None` is no bound."""
+
+    start: date | None = None
+    end: date | None = None
+
+    @property
+    def from_utc(self) -> datetime | None:
+        """The first moment in it."""
+        return None if self.start is None else datetime.combine(self.start, time(), UTC)
+
+    @property
+    def to_utc(self) -> datetime | None:
+        """The first moment after it."""
+        return None if self.end is None else datetime.combine(self.end + timedelta(days=1), time(), UTC)
+
+    def as_dict(self) -> dict[str, str | None]:
+        """As JSON shows it."""
+        return {
+            "from": self.start.isoformat() if self.start is not None else None,
+            "to": self.end.isoformat() if self.end is not None else None,
+        }
