@@ -90,10 +90,13 @@ def run(
     """Print the waterfall of requests received in `days`. Raises `NotFound` for a `baseline` that has no price."""
     now_utc = now_utc or datetime.now(UTC)
     with books_of(config) as (settings, engine):
-        baselines = Baselines(engine, baseline, _fallback(settings, baseline, days.to_utc or now_utc))
+        fallback = _fallback(settings, baseline, days.to_utc or now_utc)
+        baselines = Baselines(engine, baseline, fallback)
         tally = _Tally()
         for request in served_requests(engine, days.from_utc, days.to_utc):
             tally.add(request, baselines)
+        if baseline is not None and fallback is None and not baselines.used:
+            raise NotFound(f"nobody knows a price of {baseline!r} to compare with", code="model_not_found")
         periods = hours(engine, now_utc, days.from_utc, days.to_utc).periods
     found = with_hardware(
         tally.waterfall,
@@ -115,10 +118,8 @@ def _fallback(settings: Settings, baseline: str | None, at_utc: datetime) -> Pri
         return None
     try:
         return book.row(configured.get(name, name), at_utc)
-    except PriceUnknown as error:
-        if baseline is None:
-            return None
-        raise NotFound(str(error), code="model_not_found") from None
+    except PriceUnknown:
+        return None
 
 
 def _write(form: Format, days: Range, found: Waterfall, models: list[str], kept: float | None) -> None:

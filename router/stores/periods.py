@@ -58,18 +58,18 @@ class PeriodStore:
     """Synchronous: call it off the event loop. Needs the schema to be in place, and its owner to be the one writer."""
 
     def __init__(self, url: str) -> None:
-        self._engine: Engine = write_engine(parse_url(url))
+        self.engine: Engine = write_engine(parse_url(url))
 
     def close(self) -> None:
         """Drop the connections."""
-        self._engine.dispose()
+        self.engine.dispose()
 
     def register(self, terms: Sequence[AssetTerms], home: str, now_us: int) -> None:
         """Begin a life of a gateway with these assets: new ones are on from now, a new rate holds from now.
 
         What this `home` had before and has no more is off from now on.
         """
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             for one in terms:
                 self._register(connection, one, home, now_us)
             names = [one.asset for one in terms]
@@ -122,12 +122,12 @@ class PeriodStore:
 
     def assets_of(self, home: str) -> list[str]:
         """Every asset that `home` answers for, those it has no more included."""
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             return list(connection.scalars(select(asset.c.asset).where(asset.c.home == home)))
 
     def note_on(self, name: str, from_us: int, to_us: int) -> None:
         """The asset was on from `from_us` to `to_us` at least; told again and again while it stays on."""
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             _lock(connection, name)
             self._keep_on(connection, name, from_us, to_us)
 
@@ -135,7 +135,7 @@ class PeriodStore:
         """Book what running attempts have done by `done_us` (the last microsecond of a period)."""
         for name in sorted({note.asset for note in notes}):
             mine = [note for note in notes if note.asset == name]
-            with self._engine.begin() as connection:
+            with self.engine.begin() as connection:
                 state = _State.load(connection, name)
                 if state is None:
                     continue
@@ -156,7 +156,7 @@ class PeriodStore:
 
     def advance(self, name: str, now_us: int) -> bool:
         """Post what has ended and close what is due; True if there is more to do at once."""
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             state = _State.load(connection, name)
             if state is None:
                 return False
