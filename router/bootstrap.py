@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from classifier.heuristic import HeuristicScorer
 from local_llm.datamodels import ProcessState
@@ -28,14 +28,16 @@ from router.core.pricing import estimate_usd
 from router.errors import ConfigError, NotFound
 from router.listed_prices import listed_context_window_tokens
 from router.live_state import EngineRoom, LiveState
-from router.local_engines import LocalTier, build_local_tier
 from router.ports import Clock, Deps, Provider
 from router.prices import PriceBook, PriceUnknown
-from router.settings_types import QUALITY_TARGETS, ApiModel, Settings, TierSettings, Wire, to_nanousd
+from router.settings_types import QUALITY_TARGETS, ApiModel, Engine, Settings, TierSettings, Wire, to_nanousd
 from router.stores.periods import PeriodStore
 from router.stores.sql import SqlLedger
 from router.telemetry import PrometheusTelemetry
 from router.tokens import TiktokenCounter
+
+if TYPE_CHECKING:
+    from router.local_engines import LocalTier
 
 _DEFAULT_WINDOW_TOKENS = 128_000
 
@@ -189,7 +191,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
     clock = clock or SystemClock()
     book = PriceBook.load(settings.price_overrides())
     refuse_unpriced(settings, book, clock.now_utc())
-    local = build_local_tier(settings.tiers.local, clock=clock, data_dir=settings.server.data_dir)
+    local = _local_tier(settings, clock)
     candidates = (*((local.candidate,) if local is not None else ()), *_api_candidates(settings.tiers))
     models = {model.name: model for _, model in settings.tiers.api_models()}
     budgets = _budgets(settings, clock)
@@ -256,6 +258,15 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
         ledger_states=("healthy", "degraded"),
     )
     return gateway
+
+
+def _local_tier(settings: Settings, clock: Clock) -> LocalTier | None:
+    if settings.tiers.local.engine is Engine.NONE:
+        return None
+    # imported only where there is an engine: process and probing machinery is a tenth of a second and 10 MB
+    from router.local_engines import build_local_tier
+
+    return build_local_tier(settings.tiers.local, clock=clock, data_dir=settings.server.data_dir)
 
 
 def request_ids(clock: Clock) -> Callable[[], str]:

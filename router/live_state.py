@@ -45,6 +45,8 @@ _DENSITY_WINDOW = 512
 _DENSITY_POINTS = 33
 _DENSITY_REFRESH_EVERY = 32
 _RATIO_DECAY = 0.98
+_RATIO_MIN, _RATIO_MAX = 0.25, 4.0
+_RATIO_FROM_TOKENS = 200
 _ROOM_POLL_S = 0.05
 
 
@@ -241,11 +243,17 @@ class LiveState:
             self._quantiles = dict.fromkeys(self.engines, points)
 
     def note_input_tokens(self, candidate: Candidate, *, counted: int, reported: int) -> None:
-        """Learn how the candidate's tokenizer counts: a decaying ratio of sums, so that long prompts weigh most."""
+        """Learn how the candidate's tokenizer counts: a decaying ratio of sums, so that long prompts weigh most.
+
+        Short prompts say nothing: there a host's template weighs more than the text, and a ratio learnt from greetings
+        would refuse long prompts that fit. And no report counts for more than the ratio may become, since an absurd one
+        would weigh on the next thousand requests.
+        """
         old_counted, old_reported = self._ratio_sums.get(candidate.name, (0.0, 0.0))
-        if counted > 0:
+        if counted >= _RATIO_FROM_TOKENS:
+            believed = min(_RATIO_MAX * counted, max(_RATIO_MIN * counted, reported))
             self._set_ratio(
-                candidate.name, old_counted * _RATIO_DECAY + counted, old_reported * _RATIO_DECAY + reported
+                candidate.name, old_counted * _RATIO_DECAY + counted, old_reported * _RATIO_DECAY + believed
             )
 
     def input_ratio_sums(self) -> dict[str, tuple[float, float]]:
@@ -262,7 +270,7 @@ class LiveState:
 
     def _set_ratio(self, name: str, counted: float, reported: float) -> None:
         self._ratio_sums[name] = counted, reported
-        ratio = round(min(4.0, max(0.25, reported / counted)), 4)
+        ratio = round(min(_RATIO_MAX, max(_RATIO_MIN, reported / counted)), 4)
         if ratio != self._ratios.get(name):
             self._ratios = {**self._ratios, name: ratio}
 

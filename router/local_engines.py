@@ -100,10 +100,8 @@ class LocalTier:
         await self.get.close()
 
 
-def build_local_tier(settings: LocalSettings, *, clock: Clock, data_dir: Path) -> LocalTier | None:
-    """The local tier of `settings`, or `None` where there is none. Starts nothing."""
-    if settings.engine is Engine.NONE:
-        return None
+def build_local_tier(settings: LocalSettings, *, clock: Clock, data_dir: Path) -> LocalTier:
+    """The local tier of `settings`, whose engine is not NONE. Starts nothing."""
     problem = settings.unavailable
     process: EngineProcess | None = None
     base_url, api_key = settings.api_base or "", None

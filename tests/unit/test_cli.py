@@ -7,7 +7,6 @@ import io
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +48,10 @@ def config(tmp_path: Path, text: str = "") -> str:
     return str(file)
 
 
-def test_help_is_quick_and_names_every_command() -> None:
-    started = time.perf_counter()
+def test_help_names_every_command() -> None:
     done = subprocess.run([sys.executable, "-m", "router", "--help"], capture_output=True, text=True, check=True)
-    took_s = time.perf_counter() - started
     for command in ("serve", "check-config", "doctor", "explain", "estimate", "report", "prices"):
         assert f"  {command} " in done.stdout
-    assert took_s < 1.5  # 0.1 s on an idle machine; what it must not do is import the gateway
 
 
 def test_help_imports_neither_the_gateway_nor_its_libraries() -> None:
