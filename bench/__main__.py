@@ -25,7 +25,15 @@ from typing import Any
 from bench import procfs
 from bench.contestants import Contestant, direct, gateway, passthrough
 from bench.phases import PHASES, Cores, make_body, measure, warm_up
-from bench.report import FIGURES, FOREIGN_LOAD_TO_DISTRUST_RATIO, figures_of, foreign_load, table
+from bench.report import (
+    FIGURES,
+    FOREIGN_LOAD_TO_DISTRUST_RATIO,
+    document,
+    figures_of,
+    foreign_load,
+    quiet_windows,
+    table,
+)
 from bench.tools import ROOT, BenchError, Tools, Upstream, build_tools
 
 ROUNDS, QUICK_ROUNDS = 9, 3
@@ -119,7 +127,8 @@ def run(
         for contestant in running:
             contestant.stop()
         upstream.stop()
-    figures = {} if only else {c.name: figures_of(c.name, windows) for c in running}
+    counted = quiet_windows(windows)
+    figures = {} if only else {c.name: figures_of(c.name, counted) for c in running}
     for name in cold_s:
         figures.setdefault(name, {}).update(cold_start_s=median(cold_s[name]), pss_mb=memory_mb[name])
     return {
@@ -127,7 +136,7 @@ def run(
         "taken_at_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": describe_machine(tools, cores),
         "rounds": rounds,
-        "foreign_ratio": foreign_load(windows),
+        "foreign_ratio": foreign_load(counted),
         "figures": figures,
         "budget": {figure.key: figure.budget for figure in FIGURES if figure.budget is not None},
         "windows": windows,
@@ -157,7 +166,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help=f"rounds to run (default {ROUNDS}, quick {QUICK_ROUNDS})")
     parser.add_argument("--only", choices=[phase.name for phase in PHASES], help="one phase: raw windows, no table")
     parser.add_argument("--out", type=Path, default=ROOT / "bench-results", help="folder for the JSON file")
+    parser.add_argument("--document", action="store_true", help="write the table into docs/performance.md")
     options = parser.parse_args()
+    if options.document and options.only:
+        parser.error("--document needs all phases")
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     try:
         with tempfile.TemporaryDirectory(prefix="router-bench-") as folder:
@@ -176,14 +188,21 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     out = options.out / f"bench-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
     out.write_text(json.dumps(result, indent=1))
+    machine = result["machine"]
+    heading = (
+        f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}, "
+        f"{result['taken_at_utc'][:10]}, medians of {rounds} rounds:"
+    )
     if options.only is None:
-        machine = result["machine"]
-        print(f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}, medians of {rounds} rounds")
+        print(heading)
         print(table(result["figures"]))
-        if machine["tools"] != "C":
-            print("no C compiler: load and model API ran in Python, and the times of deltas include theirs")
+    if machine["tools"] != "C":
+        print("no C compiler: load and model API ran in Python, and the times of deltas include theirs")
     if result["foreign_ratio"] > FOREIGN_LOAD_TO_DISTRUST_RATIO:
         print(f"other processes used {result['foreign_ratio']:.0%} of the gateway's core: do not trust these figures")
+    if options.document:
+        page = ROOT / "docs" / "performance.md"
+        page.write_text(document(page.read_text(), heading, result["figures"]))
     print(out)
     return 0
 

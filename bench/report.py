@@ -9,6 +9,8 @@ from typing import Any
 
 Window = Mapping[str, Any]  # one report of `phases.measure`, with round, phase and contestant
 FOREIGN_LOAD_TO_DISTRUST_RATIO = 0.1
+QUIET_ROUNDS_NEEDED = 3
+DOCUMENT_BEGIN, DOCUMENT_END = "<!-- figures: written by python -m bench --document -->", "<!-- end of figures -->"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,22 @@ FIGURES = (
 
 def _of(windows: Iterable[Window], phase: str, contestant: str) -> dict[int, Window]:
     return {w["round"]: w for w in windows if w["phase"] == phase and w["contestant"] == contestant}
+
+
+def quiet_windows(windows: Sequence[Window]) -> list[Window]:
+    """Windows of rounds that nobody disturbed; a phase with fewer than QUIET_ROUNDS_NEEDED of them keeps all."""
+    disturbed: dict[str, set[int]] = {}
+    rounds: dict[str, set[int]] = {}
+    for window in windows:
+        rounds.setdefault(window["phase"], set()).add(window["round"])
+        if window["foreign_ratio"] > FOREIGN_LOAD_TO_DISTRUST_RATIO:
+            disturbed.setdefault(window["phase"], set()).add(window["round"])
+    left_out = {
+        phase: numbers
+        for phase, numbers in disturbed.items()
+        if len(rounds[phase]) - len(numbers) >= QUIET_ROUNDS_NEEDED
+    }
+    return [window for window in windows if window["round"] not in left_out.get(window["phase"], ())]
 
 
 def _middle(values: Iterable[float]) -> float:
@@ -92,8 +110,8 @@ def figures_of(contestant: str, windows: Sequence[Window]) -> dict[str, float]:
 
 
 def foreign_load(windows: Sequence[Window]) -> float:
-    """Median share of the gateway's core that others used while it was measured."""
-    return _middle(w["foreign_ratio"] for w in windows if w["contestant"] != "direct")
+    """Median share of the contestants' core that others used in `windows`."""
+    return _middle(w["foreign_ratio"] for w in windows)
 
 
 def table(figures: Mapping[str, Mapping[str, float]]) -> str:
@@ -118,3 +136,12 @@ def table(figures: Mapping[str, Mapping[str, float]]) -> str:
         lines.append("  ".join(cells).rstrip())
     lines.insert(1, "-" * max(len(line) for line in lines))
     return "\n".join(lines)
+
+
+def document(page: str, heading: str, figures: Mapping[str, Mapping[str, float]]) -> str:
+    """`page` with the figures between its two marks replaced. Raises ValueError where the marks are missing."""
+    before, begin, rest = page.partition(DOCUMENT_BEGIN)
+    _, end, after = rest.partition(DOCUMENT_END)
+    if not begin or not end:
+        raise ValueError(f"the page has no marks {DOCUMENT_BEGIN} and {DOCUMENT_END}")
+    return f"{before}{begin}\n{heading}\n\n```text\n{table(figures)}\n```\n{end}{after}"

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from classifier.heuristic import HeuristicScorer
 from local_llm.datamodels import ProcessState
+from router import learned
 from router.api.auth import DEFAULT_TENANT, Authenticator
 from router.api.face import Face, InFlight
 from router.api.idempotency import IdempotencyStore
@@ -27,13 +28,15 @@ from router.engine_series import watch_engine
 from router.errors import ConfigError, NotFound
 from router.listed_prices import listed_context_window_tokens
 from router.live_state import EngineRoom, LiveState
-from router.local_engines import LocalTier, build_local_tier
 from router.ports import Clock, Deps, Provider
 from router.prices import PriceBook, PriceUnknown
-from router.settings_types import QUALITY_TARGETS, ApiModel, Settings, TierSettings, Wire, to_nanousd
+from router.settings_types import QUALITY_TARGETS, ApiModel, Engine, Settings, TierSettings, Wire, to_nanousd
 from router.stores.sql import SqlLedger
 from router.telemetry import PrometheusTelemetry
 from router.tokens import TiktokenCounter
+
+if TYPE_CHECKING:
+    from router.local_engines import LocalTier
 
 _DEFAULT_WINDOW_TOKENS = 128_000
 
@@ -52,8 +55,10 @@ class Gateway:
     tokens: TiktokenCounter
     book: PriceBook
     local: LocalTier | None
+    lengths: LengthTable
     draining: bool = False
     in_flight: InFlight = field(default_factory=InFlight)
+    _saving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Books first, then budgets as the books have them; the engine comes up beside them, or later."""
@@ -62,7 +67,20 @@ class Gateway:
             await self.local.start()
         await self.ledger.start()
         await self._carry_over_budgets()
+        known = learned.load(self.settings.server.data_dir)
+        self.lengths.restore(known.get("output_lengths") or {})
+        self.state.restore_input_ratios(known.get("input_tokens") or {})
         await loading
+        self._saving = asyncio.create_task(self._save_now_and_then())
+
+    async def _save_now_and_then(self) -> None:
+        while True:
+            await self.clock.sleep(learned.SAVE_EVERY_S)
+            await asyncio.to_thread(self._save)
+
+    def _save(self) -> None:
+        known = {"output_lengths": self.lengths.to_dict(), "input_tokens": self.state.input_ratio_sums()}
+        learned.save(self.settings.server.data_dir, known)
 
     async def _carry_over_budgets(self) -> None:
         """What this window has already spent, so that a restart forgives nothing."""
@@ -76,6 +94,9 @@ class Gateway:
 
     async def stop(self) -> None:
         """Connections, engine, books: the books last, since everything before may still settle."""
+        if self._saving is not None:
+            self._saving.cancel()
+            self._save()
         for provider in set(self.deps.providers.values()):
             await provider.close()
         if self.local is not None:
@@ -166,7 +187,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
     clock = clock or SystemClock()
     book = PriceBook.load(settings.price_overrides())
     refuse_unpriced(settings, book, clock.now_utc())
-    local = build_local_tier(settings.tiers.local, clock=clock, data_dir=settings.server.data_dir)
+    local = _local_tier(settings, clock)
     candidates = (*((local.candidate,) if local is not None else ()), *_api_candidates(settings.tiers))
     models = {model.name: model for _, model in settings.tiers.api_models()}
     budgets = _budgets(settings, clock)
@@ -196,6 +217,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
     )
     ledger = SqlLedger(settings.server.database_url, settings.server.data_dir, clock=clock, on_warning=telemetry.warn)
     tokens = TiktokenCounter()
+    lengths = LengthTable()
     deps = Deps(
         clock=clock,
         state=state,
@@ -204,7 +226,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
         policies={"": settings.policy.policy_config()}
         | {preset: settings.policy.policy_config(preset) for preset in QUALITY_TARGETS},
         tokens=tokens,
-        lengths=LengthTable(),
+        lengths=lengths,
         ledger=ledger,
         budgets=budgets,
         telemetry=telemetry,
@@ -214,7 +236,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
         retry=RetryConfig(),
         store_prompts=settings.server.store_prompts,
     )
-    gateway = Gateway(settings, clock, deps, state, ledger, budgets, telemetry, tokens, book, local)
+    gateway = Gateway(settings, clock, deps, state, ledger, budgets, telemetry, tokens, book, local, lengths)
     telemetry.watch(
         in_flight=lambda: gateway.in_flight.count,
         circuits=lambda: {name: health.state for name, health in state.health.items()},
@@ -224,6 +246,15 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
     if local is not None:
         watch_engine(telemetry, local, clock)
     return gateway
+
+
+def _local_tier(settings: Settings, clock: Clock) -> LocalTier | None:
+    if settings.tiers.local.engine is Engine.NONE:
+        return None
+    # imported only where there is an engine: process and probing machinery is a tenth of a second and 10 MB
+    from router.local_engines import build_local_tier
+
+    return build_local_tier(settings.tiers.local, clock=clock, data_dir=settings.server.data_dir)
 
 
 def request_ids(clock: Clock) -> Callable[[], str]:

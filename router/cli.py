@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
+from math import isfinite
 from pathlib import Path
 from typing import Annotated
 
@@ -183,6 +184,8 @@ def estimate(
         raise typer.BadParameter("--cached-input-tokens cannot exceed --input-tokens")
     if requests_per_day is not None and (users is not None or calls is not None):
         raise typer.BadParameter("give --requests-per-day, or --users and --calls")
+    if any(figure is not None and not isfinite(figure) for figure in (requests_per_day, calls)):
+        raise typer.BadParameter("--requests-per-day and --calls must be finite")
     if (users is None) != (calls is None):
         raise typer.BadParameter("--users and --calls belong together")
     command.run(
@@ -231,10 +234,13 @@ def report_break_even(
     saturation_rps: Annotated[
         Decimal, typer.Option(parser=_decimal, metavar="NUMBER", help="Requests a second it completes at most.")
     ],
+    config: ConfigOption = None,
     form: FormatOption = Format.TABLE,
 ) -> None:
     """From which load on hardware of your own is cheaper than an API of the same quality."""
     from router.commands import break_even
+
+    del config  # every command takes it; the figures given here are all that counts
 
     if not 0 < slo_capacity_rps <= saturation_rps:
         raise typer.BadParameter("needs 0 < --slo-capacity-rps <= --saturation-rps")
@@ -247,6 +253,67 @@ def report_break_even(
         api_output_usd_per_mtok=api_output_usd_per_mtok,
         slo_capacity_rps=slo_capacity_rps,
         saturation_rps=saturation_rps,
+    )
+
+
+@app.command()
+def simulate(
+    trace: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="CSV with TIMESTAMP, ContextTokens and GeneratedTokens."),
+    ] = None,
+    from_log: Annotated[
+        bool, typer.Option("--from-log", help="What this gateway has served, out of its books.")
+    ] = False,
+    gpu: Annotated[str, typer.Option(help="The GPU that is simulated.")] = "h100-8b-fp16",
+    start_coefficients: Annotated[
+        str | None, typer.Option(help="What the product believes of the GPU at the start; default: the truth.")
+    ] = None,
+    policies: Annotated[
+        str, typer.Option(help="Comma-separated: product, nvml80, waiting0, llmd, always_local, always_api, count64.")
+    ] = "product,nvml80,waiting0,llmd,always_local",
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    scale: Annotated[float | None, typer.Option(min=0, help="Play it so many times as fast.")] = None,
+    rate: Annotated[float | None, typer.Option(min=0, help="Play it at so many requests a second in the mean.")] = None,
+    burst_cv: Annotated[
+        float | None, typer.Option(min=0, help="Draw arrivals anew, in bursts of this coefficient of variation.")
+    ] = None,
+    max_batched_tokens: Annotated[
+        int | None, typer.Option(min=16, help="Token budget of an engine step; default: the GPU's usual one.")
+    ] = None,
+    self_calibration: Annotated[
+        bool, typer.Option("--self-calibration/--no-self-calibration", help="Learn coefficients while serving.")
+    ] = True,
+    plot: Annotated[Path | None, typer.Option(dir_okay=False, help="Also draw the rows into this SVG file.")] = None,
+    config: ConfigOption = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """What if: the decision of this gateway over a simulated GPU, beside common rules of thumb."""
+    from router.commands import simulate as command
+
+    if (trace is None) == (not from_log):
+        raise typer.BadParameter("give either --trace or --from-log")
+    if scale is not None and rate is not None:
+        raise typer.BadParameter("give --scale or --rate, not both")
+    for option, value in (("--scale", scale), ("--rate", rate), ("--burst-cv", burst_cv)):
+        if value == 0:
+            raise typer.BadParameter(f"{option} must be more than 0")
+    command.run(
+        config,
+        form,
+        command.Options(
+            trace=trace,
+            gpu=gpu,
+            start_coefficients=start_coefficients,
+            policies=tuple(name.strip() for name in policies.split(",") if name.strip()),
+            seed=seed,
+            scale=scale,
+            rate_rps=rate,
+            burst_cv=burst_cv,
+            max_batched_tokens=max_batched_tokens,
+            self_calibration=self_calibration,
+            plot=plot,
+        ),
     )
 
 

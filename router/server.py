@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import errno
 import gc
 import os
@@ -25,6 +26,7 @@ _ENGINE_PATIENCE_S = 10.0
 _GC_THRESHOLD = 20_000
 _CUT_S = 1.0  # for those who are cut off to be told and booked
 _BACKLOG = 2048
+_M_TRIM_THRESHOLD, _M_ARENA_MAX = -1, -8  # mallopt's numbers
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _NOT_ON_THIS_MACHINE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
@@ -155,12 +157,27 @@ async def _run(gateway: Gateway, sockets: list[socket.socket], *, host: str, por
         gc.collect()
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD, 50, 50)
+        _give_memory_back()
         try:
             await server.serve(sockets)
         finally:
             announcing.cancel()
     finally:
         await gateway.stop()
+
+
+def _save_memory() -> None:
+    """One arena for all threads (only one of them runs Python at a time), and what is freed goes back. glibc only."""
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_ARENA_MAX, 1)
+        libc.mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
+
+
+def _give_memory_back() -> None:
+    """What loading took and freed goes back to the system."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 async def _announce(gateway: Gateway, server: uvicorn.Server, host: str, port: int, *, quiet: bool) -> None:
@@ -186,6 +203,7 @@ async def _announce(gateway: Gateway, server: uvicorn.Server, host: str, port: i
 
 def serve(settings: Settings) -> None:
     """Blocking; returns when everything that was started has been stopped."""
+    _save_memory()
     gateway = build(settings)
     uvloop.run(run(gateway, host=settings.server.host, port=settings.server.port))
     sys.stdout.flush()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 
@@ -56,6 +56,9 @@ _OUTCOME_OF: tuple[tuple[type[UpstreamError], Outcome], ...] = (
 # After these the upstream may have worked for us although it told no usage.
 _MAY_HAVE_WORKED = frozenset({Outcome.OK, Outcome.TIMEOUT, Outcome.BROKEN, Outcome.CLIENT_GONE, Outcome.INTERNAL})
 _HOLD_GRACE_S = 60.0
+# Windows are configured and tokenizers differ, so the bound on what a host may report is a generous one.
+_BELIEVED_WINDOWS = 4
+_WIDE_WINDOW_TOKENS = 1_000_000
 
 
 def outcome_of_exit(error: BaseException) -> Outcome:
@@ -109,6 +112,7 @@ class Settlement:
     _hold_open: bool = False
     _current: _Open | None = None
     _ticket: LocalTicket | None = None
+    _claimed: Candidate | None = None
     _finished: bool = False
 
     @property
@@ -131,15 +135,21 @@ class Settlement:
         return by_name[last.candidate], last.number
 
     def claim(self) -> None:
-        """Take room in the budgets and in the engine, at once: nothing may come between the decision and this.
+        """Take room in the budgets and in the engine, and the probe of a half-open circuit, at once.
 
-        Raises OverBudget when other requests took the room since the snapshot.
+        Nothing may come between the decision and this: whoever decides next must see it. Raises OverBudget when other
+        requests took the room since the snapshot.
         """
         decision = self.case.decision
         if decision.reserve_nanousd and not self.deps.budgets.try_reserve(decision.reserve_nanousd):
             raise OverBudget("The budget of this window is exhausted; see policy.budget_usd_per_day and _per_month.")
         self._held_nanousd = decision.reserve_nanousd
-        self._ticket = self.deps.state.enter_engine(decision.ranked[0], self.case.facts)
+        self._enter(decision.ranked[0])
+
+    def _enter(self, candidate: Candidate) -> None:
+        self._ticket = self.deps.state.enter_engine(candidate, self.case.facts)
+        self.deps.state.probing(candidate)
+        self._claimed = candidate
 
     async def open(self) -> None:
         """Make the hold and its first attempt durable. Raises `Unavailable` when nothing durable is left."""
@@ -182,11 +192,10 @@ class Settlement:
                 if not self.deps.budgets.try_reserve(need - self._held_nanousd):
                     return False
                 self._held_nanousd = need
-            self._ticket = self.deps.state.enter_engine(candidate, self.case.facts)
+            self._enter(candidate)
             await self.deps.ledger.open_attempt(self._opened(candidate, attempt.number, now_utc))
-        self.deps.state.probing(candidate)
         self._current = _Open(attempt, self.deps.clock.now_s(), now_utc, self._ticket)
-        self._ticket = None
+        self._ticket = self._claimed = None
         return True
 
     def first_token(self) -> None:
@@ -219,6 +228,9 @@ class Settlement:
         if current.ticket is not None:
             current.ticket.end(ok=outcome is Outcome.OK)
         candidate = current.attempt.candidate
+        if usage is not None and not self._believable(candidate, usage):
+            estimate = self._estimated_usage(candidate, output_tokens_seen)
+            usage = replace(estimate, flags=(*estimate.flags, Flag.USAGE_INCONSISTENT))
         if usage is None and outcome in _MAY_HAVE_WORKED:
             usage = self._estimated_usage(candidate, output_tokens_seen)
         charge = self._charge(candidate, usage)
@@ -258,7 +270,14 @@ class Settlement:
     def _learn(self, candidate: Candidate, usage: TokenUsage) -> None:
         facts = self.case.facts
         self.deps.lengths.observe(facts.request_class, usage.output_tokens // max(1, facts.n))
+        if facts.needs_images:  # what an image counts is a guess: it says nothing about how text is counted
+            return
         self.deps.state.note_input_tokens(candidate, counted=facts.estimate.input_tokens, reported=usage.input_tokens)
+
+    def _believable(self, candidate: Candidate, usage: TokenUsage) -> bool:
+        """Whether a model of this size can have read and written so much; one absurd report must not empty a budget."""
+        most = _BELIEVED_WINDOWS * max(candidate.context_window_tokens, _WIDE_WINDOW_TOKENS)
+        return usage.input_tokens <= most and usage.output_tokens <= most * self.case.facts.n
 
     def _input_tokens(self, candidate: Candidate) -> int:
         ratio = self.case.snapshot.input_token_ratio.get(candidate.name, 1.0)
@@ -286,6 +305,9 @@ class Settlement:
         if self._ticket is not None:
             self._ticket.end(ok=False)
             self._ticket = None
+        if self._claimed is not None:  # the attempt never began: if it was to be a probe, another may be made
+            self.deps.state.note(self._claimed, AttemptResult(Outcome.CLIENT_GONE, self.deps.clock.now_s()))
+            self._claimed = None
         if self._current is not None:
             self.close(outcome, usage=None, output_tokens_seen=output_tokens_seen)
         self.finish(outcome)

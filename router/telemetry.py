@@ -16,7 +16,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from router import __version__
-from router.core.datamodels import NANO_PER_USD, AttemptRecord, CircuitState, Outcome, Reason, RoutingRecord, Tier
+from router.core.datamodels import NANO_PER_USD, AttemptRecord, CircuitState, Flag, Outcome, Reason, RoutingRecord, Tier
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 OTHER = "other"
@@ -26,6 +26,9 @@ MAX_EVENTS = 64
 _DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 120.0, 300.0)
 _FIRST_TOKEN_BUCKETS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 20.0)
 _OVERHEAD_BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.5)
+
+# An answer whose books rest on our own count, or on one that had to be set right, is worth a look.
+_USAGE_ALERTS = {Flag.USAGE_ESTIMATED: "usage_missing", Flag.USAGE_INCONSISTENT: "usage_inconsistent"}
 
 _log = logging.getLogger("router.alerts")
 
@@ -134,6 +137,12 @@ class PrometheusTelemetry:
         if series is None:
             series = self._by_model[attempt.tier, model] = _ModelSeries(self, attempt.tier.value, model)
         series.outcomes[attempt.outcome].inc()
+        if attempt.outcome is Outcome.CREDENTIALS:
+            self.warn("upstream_credentials_refused", model=model)
+        elif attempt.outcome is Outcome.OK and attempt.charge.flags:
+            for flag in attempt.charge.flags:
+                if flag in _USAGE_ALERTS:
+                    self.warn(_USAGE_ALERTS[flag], model=model)
         usage = attempt.usage
         if usage is not None:
             series.input_tokens.inc(usage.input_tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -74,7 +75,8 @@ class Cluster:
         postmaster = int((self._home / "data" / "postmaster.pid").read_text().split()[0])
         children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
         for pid in (postmaster, *map(int, children)):
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):  # a backend may end between the look and the signal
+                os.kill(pid, number)
 
     def new_database(self) -> str:
         """An empty database; its URL."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from router.commands.output import Format, write_json, write_rows
 from router.core.datamodels import NANO_PER_USD
+from router.core.days import midnight, midnight_after
 from router.errors import Unavailable
 from router.settings import load_settings
 from router.stores.engines import read_engine
@@ -24,7 +25,7 @@ def run(config: Path | None, form: Format, *, start: date | None, end: date | No
     settings = load_settings(config)
     engine = read_engine(settings.server.database_url)
     try:
-        found = costs(engine, _midnight(start), _midnight(end + timedelta(days=1)) if end is not None else None)
+        found = costs(engine, midnight(start), midnight_after(end))
     except SQLAlchemyError as error:
         # The driver's own text may hold the address with its password.
         shown = settings.server.database_url_masked
@@ -51,7 +52,3 @@ def _write_table(found: CostReport) -> None:
 
 def _usd(nanousd: int) -> str:
     return f"{Decimal(nanousd) / NANO_PER_USD:.9f}"
-
-
-def _midnight(day: date | None) -> datetime | None:
-    return None if day is None else datetime.combine(day, time(), UTC)

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-
 from router.core.datamodels import TokenUsage
 from router.errors import UpstreamBroken, UpstreamError, UpstreamTimeout
+from router.providers.http_answer import OWN_STALL_S, Answer, HttpError
 from router.providers.sse_scan import SseScanner
 
 DRAIN_S = 1.0
@@ -91,16 +90,6 @@ class Inflater:
         return plain
 
 
-def abort(answer: aiohttp.ClientResponse | None) -> None:
-    """Drop the connection at once, so that the upstream notices and stops generating. Idempotent."""
-    if answer is None:
-        return
-    connection = answer.connection
-    if connection is not None and connection.transport is not None:
-        connection.transport.abort()
-    answer.close()
-
-
 class HttpStream:
     """`ports.StreamReply` over one HTTP answer.
 
@@ -110,12 +99,11 @@ class HttpStream:
 
     def __init__(
         self,
-        answer: aiohttp.ClientResponse,
+        answer: Answer,
         scanner: SseScanner,
         limits: StreamLimits,
         *,
         inflater: Inflater | None,
-        drains: set[asyncio.Task[None]],
     ) -> None:
         self.output_events = 0
         self.saw_output = False
@@ -123,12 +111,10 @@ class HttpStream:
         self.usage_event: Mapping[str, Any] | None = None
         self.finish_reason: str | None = None
         self._answer = answer
-        self._content = answer.content
         self._scanner = scanner
         self._limits = limits
         self._guard = TrickleGuard(limits.min_tokens_per_s, limits.window_s)
         self._inflater = inflater
-        self._drains = drains
         self._closed = False
         self._loop = asyncio.get_running_loop()
         self._loop_time = self._loop.time
@@ -136,6 +122,8 @@ class HttpStream:
         self._waiting_since_s: float | None = None
         self._late: UpstreamTimeout | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at_s = 0.0
+        self._stalled = False
         self._watch_on(self._loop_time())
 
     async def next_block(self) -> bytes | None:
@@ -147,13 +135,14 @@ class HttpStream:
                 return None
             self._waiting_since_s = since_s = self._loop_time()
             try:
-                data = await self._content.readany()
-            except (aiohttp.ClientError, OSError, RuntimeError, UpstreamTimeout) as error:
+                data = await self._answer.read()
+            except (HttpError, UpstreamTimeout) as error:
                 block = self._interrupted(error)
             else:
-                if self._inflater is not None:
-                    data = self._inflated(self._inflater, data)
-                block = scanner.feed(data) if data or not self._content.at_eof() else scanner.finish()
+                if not data:
+                    block = scanner.finish()
+                else:
+                    block = scanner.feed(data if self._inflater is None else self._inflated(self._inflater, data))
             self._waiting_since_s = None
             self._waited_s = waited_s = self._waited_s + self._loop_time() - since_s
             events = scanner.output_events
@@ -176,16 +165,11 @@ class HttpStream:
             return
         self._closed = True
         self._stop_watching()
-        answer = self._answer
-        if not self._scanner.done:
-            abort(answer)
-        elif self._content.is_eof():
-            answer.release()
+        if self._scanner.done:
+            # [DONE] may come before the body's last bytes: they are read aside, for the connection to be used again.
+            self._answer.finish_aside(DRAIN_S)
         else:
-            # [DONE] came before the body's last bytes: they are read aside, for the connection to be used again.
-            drain = self._loop.create_task(_drain(answer))
-            self._drains.add(drain)
-            drain.add_done_callback(self._drains.discard)
+            self._answer.abort()
 
     def _end(self) -> None:
         """The good end returns; any other raises. Either way nothing is held any more."""
@@ -231,6 +215,10 @@ class HttpStream:
 
     def _watch(self) -> None:
         now_s = self._loop.time()
+        self._stalled = not self._stalled and now_s - self._timer_at_s > OWN_STALL_S
+        if self._stalled:  # it is we who stood still: what has come in the meantime is read first
+            self._set_timer(now_s + OWN_STALL_S / 10)
+            return
         due_at_s = self._due_at_s(now_s)
         if now_s < due_at_s or self._waiting_since_s is None:
             self._watch_on(now_s)
@@ -242,29 +230,19 @@ class HttpStream:
             text = "The upstream's stream went silent"
         else:
             text = "The upstream did not send a first token in time"
-        self._content.set_exception(UpstreamTimeout(text))
+        self._answer.interrupt(UpstreamTimeout(text))
 
     def _watch_on(self, now_s: float) -> None:
         """Look again when something may be due: at the latest after `idle_s`, at the earliest after a part of it."""
         idle_s = self._limits.idle_s
         at_s = min(self._due_at_s(now_s), now_s + idle_s)
-        self._timer = self._loop.call_at(max(at_s, now_s + min(0.05, idle_s / 4)), self._watch)
+        self._set_timer(max(at_s, now_s + min(0.05, idle_s / 4)))
+
+    def _set_timer(self, at_s: float) -> None:
+        self._timer_at_s = at_s
+        self._timer = self._loop.call_at(at_s, self._watch)
 
     def _stop_watching(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-async def _drain(answer: aiohttp.ClientResponse) -> None:
-    """Read what is left of a finished answer, but not for long."""
-    try:
-        async with asyncio.timeout(DRAIN_S):
-            while await answer.content.readany():
-                pass
-        answer.release()
-    except (aiohttp.ClientError, OSError, RuntimeError, TimeoutError):
-        abort(answer)
-    except asyncio.CancelledError:
-        abort(answer)
-        raise

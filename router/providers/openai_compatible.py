@@ -7,22 +7,19 @@ request to the one host this provider was built for; nothing a client sends can 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
-from typing import Any, NoReturn
-from urllib.parse import unquote, urlsplit
+from typing import Any
 
-import aiohttp
 import msgspec
-from multidict import CIMultiDict
-from yarl import URL
 
 from router import __version__
 from router.errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnavailable
-from router.ports import CallTimeouts, PlainReply, ProviderCall
-from router.providers.http_session import new_session
-from router.providers.http_stream import TRICKLE_WINDOW_S, HttpStream, Inflater, StreamLimits, abort
+from router.ports import PlainReply, ProviderCall
+from router.providers.http_answer import Answer, BadResponse, HttpError, TimedOut
+from router.providers.http_client import HttpClient, Target
+from router.providers.http_stream import TRICKLE_WINDOW_S, HttpStream, Inflater, StreamLimits
 from router.providers.plain_answer import read_plain
 from router.providers.sse_scan import SseScanner
 from router.providers.upstream_errors import error_for_answer
@@ -37,9 +34,10 @@ _TRUE = msgspec.Raw(b"true")
 class OpenAICompatibleProvider:
     """Calls `{base_url}/chat/completions`.
 
-    `base_url` is http, https, or `http+unix://%2Fpath%2Fto%2Fsocket/v1`. `session` is the process's shared session or
-    what returns it at the first call; without it the provider makes one and closes it. `headers` go with every call.
-    `ask_for_usage=False` is for hosts that refuse `stream_options`. `now_utc` is for Retry-After dates.
+    `base_url` is http, https, or `http+unix://%2Fpath%2Fto%2Fsocket/v1`. `headers` go with every call.
+    `ask_for_usage=False` is for hosts that refuse `stream_options`. `trust_env` lets the environment's proxies apply.
+    `tls` replaces the default context. `now_utc` is for Retry-After dates. Raises ValueError for a bad address, key or
+    header, without repeating it.
     """
 
     def __init__(
@@ -47,135 +45,77 @@ class OpenAICompatibleProvider:
         base_url: str,
         api_key: str | None = None,
         *,
-        session: aiohttp.ClientSession | Callable[[], aiohttp.ClientSession] | None = None,
         headers: Mapping[str, str] | None = None,
         ask_for_usage: bool = True,
         trust_env: bool = False,
+        tls: ssl.SSLContext | None = None,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         trickle_window_s: float = TRICKLE_WINDOW_S,
         now_utc: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._url, self._unix_path = _endpoint(base_url)
         self._api_key = api_key.strip() if api_key else None
-        self._headers = _headers(self._api_key, headers or {})
         self._ask_for_usage = ask_for_usage
-        self._trust_env = trust_env
         self._max_answer_bytes = max_answer_bytes
         self._trickle_window_s = trickle_window_s
         self._now_utc = now_utc
-        self._given = session if self._unix_path is None else None
-        self._session: aiohttp.ClientSession | None = None
-        self._drains: set[asyncio.Task[None]] = set()
+        self._client = HttpClient(
+            _endpoint(base_url),
+            _headers(self._api_key, headers or {}),
+            body_bytes=max_answer_bytes,
+            error_bytes=MAX_ERROR_BYTES,
+            trust_env=trust_env,
+            tls=tls,
+        )
 
     def __repr__(self) -> str:
         return f"OpenAICompatibleProvider(api_key={'***' if self._api_key else None})"
 
     async def complete(self, call: ProviderCall) -> PlainReply:
         """A plain answer, its body untouched."""
-        loop = asyncio.get_running_loop()
-        start_s, timeouts = loop.time(), call.timeouts
-        answer: aiohttp.ClientResponse | None = None
-        try:
-            async with asyncio.timeout_at(start_s + min(timeouts.first_byte_s, timeouts.total_s)) as timer:
-                answer = await self._post(call)
-                body = await self._read(answer, timer, start_s + timeouts.total_s, timeouts)
-        except TimeoutError as error:
-            abort(answer)
-            self._timed_out(error, in_body=answer is not None)
-        except (aiohttp.ClientError, OSError, RuntimeError) as error:
-            abort(answer)
-            self._failed(error, in_body=answer is not None)
-        except BaseException:
-            abort(answer)
-            raise
+        answer = await self._ask(call)
         if answer.status != 200:
-            raise self._refused(answer, body)
-        return read_plain(body)
+            raise self._refused(answer)
+        return read_plain(self._body(answer, self._max_answer_bytes))
 
     async def open_stream(self, call: ProviderCall) -> HttpStream:
         """An open stream: the upstream has answered 200 with events to come."""
-        loop = asyncio.get_running_loop()
-        start_s, timeouts = loop.time(), call.timeouts
-        answer: aiohttp.ClientResponse | None = None
-        body = b""
-        try:
-            async with asyncio.timeout_at(start_s + min(timeouts.first_byte_s, timeouts.total_s)) as timer:
-                answer = await self._post(call)
-                if answer.status != 200:
-                    body = await self._read(answer, timer, start_s + timeouts.total_s, timeouts)
-        except TimeoutError as error:
-            abort(answer)
-            self._timed_out(error, in_body=answer is not None)
-        except (aiohttp.ClientError, OSError, RuntimeError) as error:
-            abort(answer)
-            self._failed(error, in_body=answer is not None)
-        except BaseException:
-            abort(answer)
-            raise
+        start_s = asyncio.get_running_loop().time()
+        answer = await self._ask(call)
         if answer.status != 200:
-            raise self._refused(answer, body)
+            raise self._refused(answer)
         return self._stream(answer, call, start_s)
 
     async def close(self) -> None:
-        """Release connections; a shared session is left to its owner."""
-        for drain in tuple(self._drains):
-            drain.cancel()
-        await asyncio.gather(*self._drains, return_exceptions=True)
-        session, self._session = self._session, None
-        if session is not None and self._given is None:
-            await session.close()
+        """Close all connections."""
+        await self._client.close()
 
-    def _client(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            if self._given is None:
-                self._session = new_session(unix_path=self._unix_path, trust_env=self._trust_env)
-            else:
-                self._session = self._given() if callable(self._given) else self._given
-        return self._session
+    async def _ask(self, call: ProviderCall) -> Answer:
+        """`from None`: a library's errors may carry the address."""
+        body = wire_body(call, ask_for_usage=self._ask_for_usage)
+        try:
+            return await self._client.post(body, call.timeouts, stream=call.stream)
+        except HttpError as error:
+            raise _as_upstream_error(error) from None
 
-    async def _post(self, call: ProviderCall) -> aiohttp.ClientResponse:
-        return await self._client().post(
-            self._url,
-            data=wire_body(call, ask_for_usage=self._ask_for_usage),
-            headers=self._headers,
-            allow_redirects=False,  # our key must not leave the host it was given for
-            timeout=_connect_only(call.timeouts.connect_s),
-        )
-
-    async def _read(
-        self,
-        answer: aiohttp.ClientResponse,
-        timer: asyncio.Timeout,
-        end_at_s: float,
-        timeouts: CallTimeouts,
-    ) -> bytes:
+    @staticmethod
+    def _body(answer: Answer, limit_bytes: int) -> bytes:
         """The whole body; an error's body is cut at 64 kB, since nobody reads on."""
-        loop = asyncio.get_running_loop()
-        content = answer.content
-        parts: list[bytes] = []
-        size = 0
-        limit_bytes = self._max_answer_bytes if answer.status == 200 else MAX_ERROR_BYTES
-        while not content.at_eof():
-            if not content.is_eof():  # as a rule all of it came with the headers
-                timer.reschedule(min(loop.time() + timeouts.idle_s, end_at_s))
-            part = await content.readany()
-            parts.append(part)
-            size += len(part)
-            if size > limit_bytes:
-                abort(answer)
-                if answer.status == 200:
-                    raise UpstreamBroken(f"The upstream's answer is larger than {limit_bytes} bytes")
-                break
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        encoding = answer.headers.get("content-encoding")
-        return body if not encoding else Inflater(encoding, limit_bytes).whole(body)
+        if answer.truncated and answer.status == 200:
+            raise UpstreamBroken(f"The upstream's answer is larger than {limit_bytes} bytes")
+        encoding = answer.header(b"content-encoding")
+        return answer.body if not encoding else Inflater(encoding, limit_bytes).whole(answer.body)
 
-    def _stream(self, answer: aiohttp.ClientResponse, call: ProviderCall, start_s: float) -> HttpStream:
-        kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    def _stream(self, answer: Answer, call: ProviderCall, start_s: float) -> HttpStream:
+        kind = answer.header(b"content-type").partition(";")[0].strip().lower()
         if kind in ("application/json", "text/html"):
-            abort(answer)
+            answer.abort()
             raise UpstreamBroken(f"The upstream answered {kind} where a stream was asked for")
-        encoding = answer.headers.get("content-encoding")
+        encoding = answer.header(b"content-encoding")
+        try:
+            inflater = Inflater(encoding, MAX_ANSWER_BYTES) if encoding else None
+        except UpstreamBroken:
+            answer.abort()
+            raise
         timeouts = call.timeouts
         return HttpStream(
             answer,
@@ -191,31 +131,26 @@ class OpenAICompatibleProvider:
                 min_tokens_per_s=timeouts.min_tokens_per_s,
                 window_s=self._trickle_window_s,
             ),
-            inflater=Inflater(encoding, MAX_ANSWER_BYTES) if encoding else None,
-            drains=self._drains,
+            inflater=inflater,
         )
 
-    def _refused(self, answer: aiohttp.ClientResponse, body: bytes) -> UpstreamError:
+    def _refused(self, answer: Answer) -> UpstreamError:
+        body = self._body(answer, MAX_ERROR_BYTES)
         return error_for_answer(answer.status, answer.headers, body, now_utc=self._now_utc(), secret=self._api_key)
 
-    @staticmethod
-    def _timed_out(error: TimeoutError, *, in_body: bool) -> NoReturn:
-        if isinstance(error, aiohttp.ConnectionTimeoutError):
-            raise UpstreamTimeout("The upstream could not be connected to in time") from None
-        what = "went silent in its answer" if in_body else "did not answer in time"
-        raise UpstreamTimeout(f"The upstream {what}") from None
 
-    @staticmethod
-    def _failed(error: Exception, *, in_body: bool) -> NoReturn:
-        """`from None`: the library's errors carry the address and, in their repr, the headers with our key."""
-        name = type(error).__name__
-        if isinstance(error, RuntimeError) and "closed" not in str(error).lower():
-            raise error
-        if in_body:
-            raise UpstreamBroken(f"The upstream's answer was cut ({name})") from None
-        if isinstance(error, aiohttp.ClientResponseError):
-            raise UpstreamBroken(f"The upstream does not speak HTTP ({name})") from None
-        raise UpstreamUnavailable(f"The upstream cannot be reached ({name})") from None
+def _as_upstream_error(error: HttpError) -> UpstreamError:
+    if isinstance(error, TimedOut):
+        if error.phase == "connect":
+            return UpstreamTimeout("The upstream could not be connected to in time")
+        return UpstreamTimeout(
+            "The upstream went silent in its answer" if error.phase == "body" else "The upstream did not answer in time"
+        )
+    if error.in_body:
+        return UpstreamBroken(f"The upstream's answer was cut ({error})")
+    if isinstance(error, BadResponse):
+        return UpstreamBroken(f"The upstream does not speak HTTP ({error})")
+    return UpstreamUnavailable(f"The upstream cannot be reached ({error})")
 
 
 def wire_body(call: ProviderCall, *, ask_for_usage: bool = True) -> bytes:
@@ -262,37 +197,22 @@ def _choices(n: Any) -> int:
     return count if isinstance(count, int) and 0 < count <= 1024 else 1
 
 
-def _endpoint(base_url: str) -> tuple[URL, str | None]:
-    """(URL of the chat route, path of the unix socket or `None`). Raises ValueError; the text never holds secrets."""
-    parts = urlsplit(base_url)
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError("an API base has no user, password, query or fragment; the key has its own setting")
-    path = parts.path.rstrip("/") + "/chat/completions"
-    if parts.scheme == "http+unix" and parts.netloc:
-        return URL(f"http://localhost{path}", encoded=True), unquote(parts.netloc)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("an API base starts with http://HOST, https://HOST or http+unix://%2Fpath%2Fto%2Fsocket")
-    return URL(f"{parts.scheme}://{parts.netloc}{path}", encoded=True), None
+def _endpoint(base_url: str) -> Target:
+    """The chat route below `base_url`. Raises ValueError; the text never holds secrets."""
+    try:
+        return Target.parse(base_url).below("/chat/completions")
+    except ValueError as error:
+        raise ValueError(f"an API base cannot be used: {error}") from None
 
 
-def _headers(api_key: str | None, extra: Mapping[str, str]) -> CIMultiDict[str]:
-    headers = CIMultiDict(
-        {
-            "content-type": "application/json",
-            "accept": "application/json, text/event-stream",
-            "accept-encoding": "identity",
-            "user-agent": f"hybrid-llm-router/{__version__}",
-        }
-    )
+def _headers(api_key: str | None, extra: Mapping[str, str]) -> dict[str, str]:
+    headers = {
+        "content-type": "application/json",
+        "accept": "application/json, text/event-stream",
+        "accept-encoding": "identity",
+        "user-agent": f"hybrid-llm-router/{__version__}",
+    }
     if api_key:
         headers["authorization"] = f"Bearer {api_key}"
-    headers.update(extra)
-    if any(not value.isprintable() for value in headers.values()):
-        raise ValueError("a key or header holds a line break or another character that HTTP forbids")
+    headers.update((name.lower(), value) for name, value in extra.items())
     return headers
-
-
-@lru_cache(maxsize=16)
-def _connect_only(connect_s: float) -> aiohttp.ClientTimeout:
-    """Only connecting is timed by the library; everything else by us, in one timer a call."""
-    return aiohttp.ClientTimeout(total=None, sock_connect=connect_s)

@@ -41,7 +41,8 @@ _USAGE_NULL = b',"usage":null'
 _MALFORMED = "an event of the stream is malformed"
 _CR = 13
 _END = re.compile(rb"\n\r?\n")
-_PLAIN_WORD = re.compile(r"[\w.\-]{1,64}", re.ASCII)
+# Words, with a short number behind them or alone: what a key never looks like, should an upstream quote ours.
+_PLAIN_WORD = re.compile(r"(?=.{1,64}\Z)(?:[A-Za-z]+(?:[._-][A-Za-z]+)*(?:[._-]?\d{1,4})?|\d{1,5})", re.ASCII)
 
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.encode

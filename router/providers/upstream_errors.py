@@ -46,7 +46,8 @@ CONTEXT_PHRASES = (
 )
 MAX_RETRY_AFTER_S = 7 * 86_400.0
 
-_PLAIN_WORD = re.compile(r"[\w.\-]{1,64}", re.ASCII)
+# Words, with a short number behind them or alone: what a key never looks like, should an upstream quote ours.
+_PLAIN_WORD = re.compile(r"(?=.{1,64}\Z)(?:[A-Za-z]+(?:[._-][A-Za-z]+)*(?:[._-]?\d{1,4})?|\d{1,5})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

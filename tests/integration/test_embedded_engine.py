@@ -22,6 +22,7 @@ from local_llm.metrics_text import parse_metrics
 from local_llm.poller import EnginePoller
 from local_llm.probe import AiohttpGet
 from local_llm.process import EngineProcess
+from local_llm.steptime import prefill_s
 from local_llm.supervision import RestartPolicy
 
 PATIENCE_S = 60.0
@@ -149,7 +150,9 @@ async def test_its_coefficients_can_be_measured(engine: EngineProcess) -> None:
     async with aiohttp.ClientSession() as session:
         call = timed_call(session, engine.base_url, model="any", headers={"Authorization": f"Bearer {engine.api_key}"})
         found = await measure(call, EngineLimits(max_batched_tokens=128), name="here", plan=plan)
-    assert 1e-4 < found.coefficients.c_prefill_s < 1.0
+    # On a machine with other work the few points may all be explained by the quadratic term: what counts is the cost
+    # of a prompt, however it is split.
+    assert 1e-4 < prefill_s(found.coefficients, 96) / 96 < 1.0
     assert found.coefficients.t0_s + found.coefficients.c_seq_s > 1e-4
     assert found.coefficients.calibrated
 

@@ -14,7 +14,6 @@ from router.core.datamodels import Flag, TokenUsage
 from router.errors import (
     UpstreamBroken,
 )
-from router.providers.http_session import new_session
 from router.providers.openai_compatible import OpenAICompatibleProvider
 from tests import upstream as up
 from tests.provider_calls import TIMEOUTS, a_call, read
@@ -161,12 +160,3 @@ async def test_a_unix_socket_is_an_address_like_any_other(tmp_path: Path) -> Non
     finally:
         await provider.close()
         await server.stop()
-
-
-async def test_a_shared_session_is_used_and_left_open(upstream: Any) -> None:
-    async with new_session() as session:
-        for given in (session, lambda: session):
-            provider = OpenAICompatibleProvider(upstream.base_url, KEY, session=given)
-            await provider.complete(a_call())
-            await provider.close()
-            assert not session.closed

@@ -35,7 +35,7 @@ def test_wrong_coefficients_come_near_the_truth_and_err_on_the_careful_side(wron
     learner = Calibration(start)
     for _ in range(600):
         noise = dice.lognormvariate(0.0, 0.1)
-        learner.observe_ttft(observed_s=0.2 * noise, predicted_s=0.2 * wrong_by * learner.prefill_factor)
+        learner.observe_prefill(observed_s=0.2 * noise, predicted_s=0.2 * wrong_by * learner.prefill_factor)
         learner.observe_gap(observed_s=0.01 * noise, predicted_s=0.01 * wrong_by * learner.decode_factor)
     found = learner.coefficients
     assert 1.0 < found.c_prefill_s / H100.c_prefill_s < 1.25
@@ -46,7 +46,7 @@ def test_wrong_coefficients_come_near_the_truth_and_err_on_the_careful_side(wron
 def test_the_factors_stay_within_a_quarter_and_four_times() -> None:
     slow, fast = Calibration(H100), Calibration(H100)
     for _ in range(2000):
-        slow.observe_ttft(observed_s=9.0, predicted_s=0.1)
+        slow.observe_prefill(observed_s=9.0, predicted_s=0.1)
         fast.observe_gap(observed_s=0.0, predicted_s=0.1)
     assert slow.prefill_factor == 4.0
     assert fast.decode_factor == 0.25
@@ -59,7 +59,7 @@ def test_the_factors_stay_within_a_quarter_and_four_times() -> None:
 )
 def test_nonsense_teaches_nothing(observed_s: float, predicted_s: float) -> None:
     learner = Calibration(H100)
-    learner.observe_ttft(observed_s=observed_s, predicted_s=predicted_s)
+    learner.observe_prefill(observed_s=observed_s, predicted_s=predicted_s)
     learner.observe_gap(observed_s=observed_s, predicted_s=predicted_s)
     assert (learner.prefill_factor, learner.decode_factor) == (1.0, 1.0)
 
