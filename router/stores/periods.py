@@ -48,7 +48,7 @@ from router.stores.engines import parse_url, write_engine
 from router.stores.rows import storable
 from router.stores.schema import LOST, asset, asset_on, asset_rate, attempt, period, posting
 
-POSTED_AT_ONCE = 500
+POSTED_AT_ONCE = 100  # a few milliseconds: reservations wait for it meanwhile
 _CLOSED_AT_ONCE = 500
 _UNPOSTED = literal_column("posted") == literal_column("0")  # literal, so that the partial index is used
 _lines_decoder = msgspec.json.Decoder(list[tuple[str, Decimal]])

@@ -310,6 +310,16 @@ def test_the_gateways_unit_leaves_time_to_drain_and_to_end_the_engine() -> None:
     assert int(unit("hybrid-llm-router.service")["TimeoutStopSec"][0]) >= grace_s + 20
 
 
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "compose.yaml"])
+def test_an_example_config_works_under_the_gateways_unit_as_it_is(name: str) -> None:
+    lines = unit("hybrid-llm-router.service")["Environment"]
+    environ = dict(line.split("=", 1) for line in lines if line.startswith("ROUTER_"))
+    settings = settings_of(name, KEYS | environ)
+    assert settings.server.data_dir.is_relative_to(unit("hybrid-llm-router.service")["WorkingDirectory"][0])
+    assert settings.tiers.local.launch.executable.startswith("/opt/hybrid-llm-router/")
+    assert settings.ignored_env == ()
+
+
 def test_the_engines_unit_listens_on_loopback_only() -> None:
     (command,) = unit("hybrid-llm-engine.service")["ExecStart"]
     assert "--host 127.0.0.1" in command
