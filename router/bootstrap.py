@@ -240,6 +240,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
         new_id=request_ids(clock),
         retry=RetryConfig(),
         store_prompts=settings.server.store_prompts,
+        supervised=frozenset({local.candidate.name} if local is not None and local.process is not None else ()),
     )
     hours = PeriodKeeper(
         PeriodStore(settings.server.database_url),

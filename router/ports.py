@@ -276,5 +276,6 @@ class Deps:
     new_id: Callable[[], str]
     retry: RetryConfig
     store_prompts: bool = False
+    supervised: frozenset[str] = frozenset()
     max_precommit_bytes: int = 262_144
     in_progress: set[InProgress] = field(default_factory=set)
