@@ -124,7 +124,7 @@ async def _try(attempt: Attempt, bill: Settlement, deps: Deps) -> PlainReply | P
             return plain
         stream = await provider.open_stream(call)
         primed = await _prime(stream, deps.max_precommit_bytes)
-        bill.first_token()
+        bill.first_token(stream.output_events)
         return primed
     except UpstreamError as error:
         usage, seen = None, 0

@@ -23,6 +23,7 @@ from router.core.charges import standard_rate
 from router.core.datamodels import AssetRate, Candidate, Reject, Tier
 from router.core.eligibility import engine_problems
 from router.core.hardware import OwnedHardware, energy_usd_per_gpu_s, hourly_cost
+from router.core.periods import AssetTerms, OnMode
 from router.live_state import EngineRoom
 from router.ports import Clock
 from router.settings_types import Engine, LocalSettings
@@ -53,6 +54,7 @@ class LocalTier:
     get: AiohttpGet
     clock: Clock
     gpus: GpuWatcher | None = None
+    terms: AssetTerms | None = None
     _watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -70,6 +72,12 @@ class LocalTier:
             # Until it has been seen, look often: nothing is admitted before the first reading.
             unseen = poller.state()[0] is not ProcessState.READY or poller.reading is None
             await self.clock.sleep(_EAGER_POLL_S if unseen else INTERVAL_S)
+
+    def is_on(self) -> bool:
+        """Whether the engine takes up its hardware now: from the start of its process on, loading included."""
+        if self.process is not None:
+            return self.process.pid is not None
+        return self.room.process()[0] in (ProcessState.READY, ProcessState.DEGRADED)
 
     async def wait_ready(self, timeout_s: float) -> bool:
         """Whether the engine may be admitted to; waits for that up to `timeout_s`."""
@@ -128,7 +136,9 @@ def build_local_tier(settings: LocalSettings, *, clock: Clock, data_dir: Path) -
         poller = _poller(settings, room, process, base_url, api_key, clock, get)
         room.process = poller.state
         room.reading = lambda: poller.reading
-    return LocalTier(candidate, room, _asset(settings), base_url, api_key, process, poller, get, clock, gpus)
+    terms = asset_terms(settings)
+    asset = _asset(settings, terms)
+    return LocalTier(candidate, room, asset, base_url, api_key, process, poller, get, clock, gpus, terms)
 
 
 def _runs_on_this_machine(settings: LocalSettings) -> bool:
@@ -272,17 +282,34 @@ def _room(settings: LocalSettings) -> EngineRoom:
     )
 
 
-def _asset(settings: LocalSettings) -> AssetRate:
-    """The standard rate of the hardware; unpriced where the config names none."""
+def asset_terms(settings: LocalSettings) -> AssetTerms | None:
+    """What is paid for the hardware; `None` where the config names none."""
     hardware = settings.hardware
-    capacity = Decimal(str(settings.practical_capacity_ratio))
     if hardware is None:
-        return AssetRate(settings.model, None, coefficients=settings.coefficients)
+        return None
+    capacity = Decimal(str(settings.practical_capacity_ratio))
     if isinstance(hardware, OwnedHardware):
-        usd_per_hour = hourly_cost(hardware).total_usd
-        energy = energy_usd_per_gpu_s(hardware)
-        kind = "owned"
+        cost = hourly_cost(hardware)
+        kind, on, usd_per_hour, lines = "owned", OnMode.ALWAYS, cost.total_usd, cost.lines()
     else:
-        usd_per_hour, energy, kind = hardware.usd_per_hour, Decimal(0), "rented"
-    version = f"{kind}-{usd_per_hour.normalize():f}/h@{capacity.normalize():f}/{settings.coefficients.name}"
-    return AssetRate(settings.model, standard_rate(usd_per_hour, capacity), energy, version, settings.coefficients)
+        usd_per_hour = hardware.usd_per_hour
+        kind, on, lines = "rented", OnMode(hardware.on), (("rent", usd_per_hour),)
+    return AssetTerms(
+        asset=settings.asset or settings.model,
+        kind=kind,
+        on=on,
+        usd_per_hour=usd_per_hour,
+        practical_capacity_ratio=capacity,
+        cost_lines=lines,
+        version=f"{kind}-{usd_per_hour.normalize():f}/h@{capacity.normalize():f}/{settings.coefficients.name}",
+    )
+
+
+def _asset(settings: LocalSettings, terms: AssetTerms | None) -> AssetRate:
+    """The standard rate of the hardware; unpriced where the config names none."""
+    if terms is None:
+        return AssetRate(settings.model, None, coefficients=settings.coefficients)
+    hardware = settings.hardware
+    energy = energy_usd_per_gpu_s(hardware) if isinstance(hardware, OwnedHardware) else Decimal(0)
+    rate = standard_rate(terms.usd_per_hour, terms.practical_capacity_ratio)
+    return AssetRate(terms.asset, rate, energy, terms.version, settings.coefficients)

@@ -128,6 +128,9 @@ class RentedFile(Section):
     on: Literal["always", "while_engine_runs"] = Field(
         "always", description="always: billed from the first start on; while_engine_runs: billed while the engine is up"
     )
+    asset: Text | None = Field(
+        None, description="name of the hardware in the books, one for each engine; default: the model's name"
+    )
 
 
 class OwnedFile(Section):
@@ -154,6 +157,9 @@ class OwnedFile(Section):
     )
     colo_usd_per_hour: Usd | None = Field(None, description="rent for rack and cooling in USD an hour; required")
     ops_usd_per_hour: Usd | None = Field(None, description="work of people and contracts in USD an hour; required")
+    asset: Text | None = Field(
+        None, description="name of the hardware in the books, one for each engine; default: the model's name"
+    )
 
 
 class SloFile(Section):

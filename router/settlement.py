@@ -28,6 +28,7 @@ from router.core.datamodels import (
     Snapshot,
     Tier,
     TokenUsage,
+    WorkDone,
 )
 from router.errors import (
     OverBudget,
@@ -98,9 +99,10 @@ class _Open:
     started_at_utc: datetime
     ticket: LocalTicket | None
     first_token_at_s: float | None = None
+    output_tokens: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Settlement:
     """Books one request. `open` first, then `begin`/`close` per attempt, `finish` at the end, however it ends."""
 
@@ -196,19 +198,45 @@ class Settlement:
             await self.deps.ledger.open_attempt(self._opened(candidate, attempt.number, now_utc))
         self._current = _Open(attempt, self.deps.clock.now_s(), now_utc, self._ticket)
         self._ticket = self._claimed = None
+        if candidate.tier is Tier.LOCAL:
+            self.deps.in_progress.add(self)
         return True
 
-    def first_token(self) -> None:
-        """The upstream has produced its first token."""
+    def first_token(self, tokens: int = 1) -> None:
+        """The upstream has produced its first `tokens`."""
         if self._current is not None and self._current.first_token_at_s is None:
             self._current.first_token_at_s = self.deps.clock.now_s()
+            self._current.output_tokens = tokens
             if self._current.ticket is not None:
                 self._current.ticket.first_token()
 
     def tokens(self, count: int) -> None:
         """More tokens have come."""
-        if self._current is not None and self._current.ticket is not None:
-            self._current.ticket.token(count)
+        if self._current is not None:
+            self._current.output_tokens += count
+            if self._current.ticket is not None:
+                self._current.ticket.token(count)
+
+    def work_done(self) -> WorkDone | None:
+        """See `ports.InProgress`."""
+        current = self._current
+        if current is None or current.first_token_at_s is None:
+            return None
+        candidate = current.attempt.candidate
+        charge = self._charge(candidate, self._estimated_usage(candidate, current.output_tokens))
+        if charge.asset is None or charge.work_gpu_ns is None:
+            return None
+        return WorkDone(
+            request_id=self.case.facts.request_id,
+            number=current.attempt.number,
+            tenant=self.case.facts.tenant,
+            model=candidate.wire_model,
+            asset=charge.asset,
+            started_at_utc=current.started_at_utc,
+            work_gpu_ns=charge.work_gpu_ns,
+            amount_nanousd=charge.amount_nanousd,
+            price_version=charge.price_version,
+        )
 
     def close(
         self,
@@ -225,13 +253,14 @@ class Settlement:
         if current is None:
             return AttemptResult(outcome, now_s)
         self._current = None
+        self.deps.in_progress.discard(self)
         if current.ticket is not None:
             current.ticket.end(ok=outcome is Outcome.OK)
         candidate = current.attempt.candidate
         if usage is not None and not self._believable(candidate, usage):
             estimate = self._estimated_usage(candidate, output_tokens_seen)
             usage = replace(estimate, flags=(*estimate.flags, Flag.USAGE_INCONSISTENT))
-        if usage is None and outcome in _MAY_HAVE_WORKED:
+        if usage is None and outcome in _MAY_HAVE_WORKED and not self._queued(current):
             usage = self._estimated_usage(candidate, output_tokens_seen)
         charge = self._charge(candidate, usage)
         self.upstream_s += now_s - current.started_at_s
@@ -266,6 +295,11 @@ class Settlement:
         if outcome is Outcome.OK and usage is not None and not usage.estimated:
             self._learn(candidate, usage)
         return result
+
+    def _queued(self, current: _Open) -> bool:
+        """Whether nothing shows that our engine had begun: a stream that ended in its queue has used no GPU time."""
+        local = current.attempt.candidate.tier is Tier.LOCAL
+        return local and self.case.chat.stream and current.first_token_at_s is None
 
     def _learn(self, candidate: Candidate, usage: TokenUsage) -> None:
         facts = self.case.facts

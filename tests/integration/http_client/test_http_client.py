@@ -101,6 +101,7 @@ async def test_a_connection_that_the_host_closes_meanwhile_is_forgotten(server: 
     for connection in tuple(server.connections):
         connection.close()
     await server.until(lambda: client.connections == 0)
+    assert client._idle == []
     assert (await client.post(b"y", TIMEOUTS)).body == b"y"
 
 
