@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from local_llm.datamodels import EngineReading, GpuReading, InflightState, ProcessState
-from router.local_engines import LocalTier
 from router.ports import Clock
 from router.telemetry import PrometheusTelemetry
+
+if TYPE_CHECKING:  # only its shape: the engine's machinery stays unloaded where there is no engine
+    from router.local_engines import LocalTier
 
 _MAX_CARDS = 64
 
