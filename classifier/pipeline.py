@@ -78,8 +78,10 @@ class BaseViews(BaseEstimator):  # type: ignore[misc]
         self.learning_rate = learning_rate
         self.seed = seed
 
-    def fit(self, texts: list[list[str]], numbers: Floats, outcomes: Floats, sources: Ints, weights: Floats) -> BaseViews:
-        """Fit on `outcomes` (rows x tiers, 0..1, NaN where not observed)."""
+    def fit(
+        self, texts: list[list[str]], numbers: Floats, outcomes: Floats, sources: Ints, weights: Floats
+    ) -> BaseViews:
+        """Fit on `outcomes` (rows x tiers, 0..1, NaN where not observed) with `weights` of the same shape."""
         self.mean_ = numbers.mean(axis=0)
         spread = numbers.std(axis=0)
         self.scale_ = np.where(spread < 1e-9, 1.0, spread)
@@ -93,16 +95,17 @@ class BaseViews(BaseEstimator):  # type: ignore[misc]
             self.vectorizer_ = TfidfVectorizer(analyzer=same, binary=True, dtype=np.float64).fit([["empty"]])
             bag = self.vectorizer_.transform(texts)
         self.gate_ = self._fit_gate(scaled, sources)
-        columns = self._linear_columns(bag, scaled, self.source_probabilities(scaled))
+        columns = self._linear_columns(bag, scaled, mixture(self.source_probabilities(scaled), None))
         tiers = outcomes.shape[1]
-        self.linear_ = [self._linear_head(columns, outcomes[:, t], weights) for t in range(tiers)]
-        self.trees_ = [self._tree_head(numbers, outcomes[:, t], weights) for t in range(tiers)]
+        self.linear_ = [self._linear_head(columns, outcomes[:, t], weights[:, t]) for t in range(tiers)]
+        self.trees_ = [self._tree_head(numbers, outcomes[:, t], weights[:, t]) for t in range(tiers)]
         self._fit_experts(scaled, outcomes, sources, weights)
         return self
 
     def scaled(self, numbers: Floats) -> Floats:
         """Standardised and clipped, so that no single number can run away."""
-        return np.clip((numbers - self.mean_) / self.scale_, -DENSE_CLIP, DENSE_CLIP)
+        out: Floats = np.clip((numbers - self.mean_) / self.scale_, -DENSE_CLIP, DENSE_CLIP)
+        return out
 
     def source_probabilities(self, scaled: Floats) -> Floats:
         """P(source | numbers), rows x sources; sources never seen in fitting get 0."""
@@ -117,7 +120,7 @@ class BaseViews(BaseEstimator):  # type: ignore[misc]
         """Views as (rows, sources, tiers, views) and P(source), (rows, sources)."""
         scaled = self.scaled(numbers)
         gate = self.source_probabilities(scaled)
-        columns = self._linear_columns(self.vectorizer_.transform(texts), scaled, gate)
+        columns = self._linear_columns(self.vectorizer_.transform(texts), scaled, mixture(gate, None))
         tiers = len(self.linear_)
         out = np.zeros((len(numbers), self.source_count, tiers, VIEWS))
         for t in range(tiers):
@@ -168,7 +171,7 @@ class BaseViews(BaseEstimator):  # type: ignore[misc]
                 own = (sources == s) & ~np.isnan(outcomes[:, t])
                 if own.sum() < MIN_ROWS_PER_HEAD:
                     own = ~np.isnan(outcomes[:, t])
-                coef, intercept = self._expert(scaled[own], outcomes[own, t], weights[own])
+                coef, intercept = self._expert(scaled[own], outcomes[own, t], weights[own, t])
                 self.expert_coef_[s, t], self.expert_intercept_[s, t] = coef, intercept
 
     def _expert(self, scaled: Floats, outcome: Floats, weights: Floats) -> tuple[Floats, float]:
@@ -223,22 +226,26 @@ class TierModel(BaseEstimator):  # type: ignore[misc]
         groups: Ints,
         weights: Floats | None = None,
     ) -> TierModel:
-        """Fit on outcomes (rows x tiers, NaN where not observed).
+        """Fit on outcomes (rows x tiers, NaN where not observed) with weights of the same shape.
 
         `sources` indexes `self.sources`; rows of one group are never on both sides of a fold. Keeps
         `out_of_fold_p_` (rows x tiers), each predicted by a model and a combiner that have not seen the row.
         """
         texts, numbers = design(requests)
-        mass = np.ones(len(numbers)) if weights is None else np.asarray(weights, dtype=np.float64)
+        mass = np.ones_like(outcomes) if weights is None else np.asarray(weights, dtype=np.float64)
         folds = self._folds(groups)
         views = np.zeros((len(numbers), len(self.sources), len(self.tiers), VIEWS))
         gate = np.zeros((len(numbers), len(self.sources)))
         strangeness = np.zeros((len(numbers), 3))
         for train, test in folds:
-            base = self._base().fit([texts[i] for i in train], numbers[train], outcomes[train], sources[train], mass[train])
+            base = self._base().fit(
+                [texts[i] for i in train], numbers[train], outcomes[train], sources[train], mass[train]
+            )
             held_out = [texts[i] for i in test]
             views[test], gate[test] = base.logits(held_out, numbers[test])
-            strangeness[test] = self._strangeness(base, held_out, numbers[test], source_moments(base, numbers[train], sources[train]))
+            strangeness[test] = self._strangeness(
+                base, held_out, numbers[test], source_moments(base, numbers[train], sources[train])
+            )
         self.low_, self.high_ = np.quantile(views, 0.005, axis=(0, 1)), np.quantile(views, 0.995, axis=(0, 1))
         self.out_of_fold_p_ = np.zeros((len(numbers), len(self.tiers)))
         for train, test in folds:
@@ -250,7 +257,7 @@ class TierModel(BaseEstimator):  # type: ignore[misc]
         middle, edge = np.quantile(strangeness, 0.5, axis=0), np.quantile(strangeness, 0.98, axis=0)
         self.novelty_from_, self.novelty_span_ = edge, np.maximum(3.0 * (edge - middle), 0.05)
         self.out_of_fold_novelty_ = self._novelty(strangeness)
-        self.base_rate_ = np.array([_rate(outcomes[:, t], mass) for t in range(len(self.tiers))])
+        self.base_rate_ = np.array([_rate(outcomes[:, t], mass[:, t]) for t in range(len(self.tiers))])
         return self
 
     def predict_proba(self, requests: Sequence[RequestFeatures], *, allowed: Sequence[int] | None = None) -> Floats:
@@ -274,7 +281,7 @@ class TierModel(BaseEstimator):  # type: ignore[misc]
         slopes, offsets = np.full((tiers, VIEWS), 1.0 / VIEWS), np.zeros((len(self.sources), tiers))
         own = views[np.arange(len(views)), sources]
         for t in range(tiers):
-            rows, labels, mass = soft_rows(outcomes[:, t], weights)
+            rows, labels, mass = soft_rows(outcomes[:, t], weights[:, t])
             if _constant(labels, mass) is None:
                 z = np.clip(own[rows, t], self.low_[t], self.high_[t])
                 slopes[t], offsets[:, t] = _fit_combiner(z, sources[rows], labels, mass, len(self.sources))
@@ -284,27 +291,32 @@ class TierModel(BaseEstimator):  # type: ignore[misc]
         self, views: Floats, gate: Floats, slopes: Floats, offsets: Floats, allowed: Sequence[int] | None = None
     ) -> Floats:
         z = np.einsum("nstv,tv->nst", np.clip(views, self.low_, self.high_), slopes) + offsets[None]
-        return np.einsum("ns,nst->nt", mixture(gate, allowed), expit(z))
+        mixed: Floats = np.einsum("ns,nst->nt", mixture(gate, allowed), expit(z))
+        return mixed
 
-    def _strangeness(self, base: BaseViews, texts: list[list[str]], numbers: Floats, moments: tuple[Floats, Floats]) -> Floats:
-        """Three distances: share of unknown words, mean IDF, and numbers in standard deviations of the nearest source."""
+    def _strangeness(
+        self, base: BaseViews, texts: list[list[str]], numbers: Floats, moments: tuple[Floats, Floats]
+    ) -> Floats:
+        """Three distances: share of unknown words, mean IDF, numbers in deviations of the nearest source."""
         vocabulary, idf = base.vectorizer_.vocabulary_, base.vectorizer_.idf_
         rare = float(idf.max()) + 1.0
         out = np.zeros((len(texts), 3))
         for i, tokens in enumerate(texts):
             distinct = set(tokens)
-            known = [idf[vocabulary[w]] for w in distinct if w in vocabulary]
+            known = [idf[vocabulary[w]] for w in sorted(distinct) if w in vocabulary]
             count = max(len(distinct), 1)
             out[i, 0] = (len(distinct) - len(known) if distinct else 1) / count
             out[i, 1] = (sum(known) + rare * (len(distinct) - len(known))) / count
         scaled = base.scaled(numbers)
         mean, inverse = moments
         distance = (((scaled[:, None, :] - mean[None]) * inverse[None]) ** 2).mean(axis=2)
-        out[:, 2] = np.sqrt(distance.min(axis=1))
+        likely = mixture(base.source_probabilities(scaled), None) > 0.0
+        out[:, 2] = np.sqrt(np.where(likely, distance, np.inf).min(axis=1))
         return out
 
     def _novelty(self, strangeness: Floats) -> Floats:
-        return np.clip((strangeness - self.novelty_from_) / self.novelty_span_, 0.0, 1.0).max(axis=1)
+        far: Floats = np.clip((strangeness - self.novelty_from_) / self.novelty_span_, 0.0, 1.0).max(axis=1)
+        return far
 
 
 def source_moments(base: BaseViews, numbers: Floats, sources: Ints) -> tuple[Floats, Floats]:
@@ -327,7 +339,8 @@ def mixture(gate: Floats, allowed: Sequence[int] | None) -> Floats:
         share = gate * mask + 1e-12 * mask
         share = share / share.sum(axis=1, keepdims=True)
     share = np.where(share < GATE_FLOOR, 0.0, share)
-    return share / share.sum(axis=1, keepdims=True)
+    out: Floats = share / share.sum(axis=1, keepdims=True)
+    return out
 
 
 def soft_rows(outcome: Floats, weights: Floats) -> tuple[Ints, Ints, Floats]:

@@ -91,7 +91,9 @@ def _kind(code: int) -> int:
 _KINDS = bytes(map(_kind, range(256)))
 
 
-_WORDS_ONLY = bytes(code + 32 if 65 <= code <= 90 else (code if chr(code).isalnum() and code < 128 else 32) for code in range(256))
+_WORDS_ONLY = bytes(
+    code + 32 if 65 <= code <= 90 else (code if chr(code).isalnum() and code < 128 else 32) for code in range(256)
+)
 _WORD = re.compile(r"[^\W_]+")
 
 
