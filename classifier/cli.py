@@ -188,6 +188,8 @@ def evaluate(
             if len(fresh) < 30:
                 raise LearningError(f"{notes[0]}; {len(fresh)} fresh rows are too few to say anything")
             examples = fresh
+        examples, note = ev.usable(examples)
+        notes += note
         tiers = scorer.model.tiers
         scores = ev.predict(scorer, examples, progress)
         p = np.array([[s.p_adequate[t] for t in tiers] for s in scores])

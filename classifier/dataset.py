@@ -196,7 +196,7 @@ def read_labels(
 
 
 def merge(examples: Sequence[LabelledExample]) -> tuple[list[LabelledExample], int, int]:
-    """One row per (source, models, prompt, logging): repetitions dropped, differing outcomes averaged."""
+    """One row per (source, models, prompt, logging): repetitions dropped, differing outcomes averaged over all rows."""
     by_prompt: dict[tuple[Any, ...], list[LabelledExample]] = defaultdict(list)
     for e in examples:
         # Rows of a partial log keep their own probabilities and are never averaged: each is one draw of the policy.

@@ -49,6 +49,18 @@ class Evaluated:
     output_tokens: Floats  # NaN where unknown
 
 
+def usable(examples: Sequence[LabelledExample]) -> tuple[list[LabelledExample], list[str]]:
+    """Rows without those that hold one tier's outcome and no probability, and a note on how many were left out.
+
+    Where those are the majority all rows are returned, so that the overlap check refuses and says why.
+    """
+    known = [e for e in examples if not is_partial(e) or e.observation_probability is not None]
+    left_out = len(examples) - len(known)
+    if left_out == 0 or 2 * left_out > len(examples):
+        return list(examples), []
+    return known, [f"{left_out} rows with one outcome and no probability of its choice tell nothing and are left out"]
+
+
 def predict(
     scorer: TrainedScorer, examples: Sequence[LabelledExample], progress: Progress | None = None
 ) -> list[Score]:

@@ -2,7 +2,8 @@
 
 A folder holds `manifest.json`, `model.skops` (the estimator), `serving.bin` (what serves), `calibration.json` (held-out
 predictions, from which nu is computed), `stems.bin` (hashes of what was trained on) and, for the gate,
-`heldout.jsonl.gz`. Every file's sha256 is in the manifest; golden inputs must give their golden scores. Nothing is ever unpickled.
+`heldout.jsonl.gz`.
+Every file's sha256 is in the manifest; golden inputs must give their golden scores. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -134,9 +135,13 @@ def load_scorer(folder: Path, models: Mapping[str, str] | None = None) -> Traine
 
 
 def golden_scores(scorer: TrainedScorer) -> tuple[Mapping[str, float], ...]:
-    """p of every tier for every golden input, models unknown."""
+    """What the model alone says of every golden input, models unknown, and how novel each is to it.
+
+    Not the final score: that is the prior for what is novel, whatever the weights.
+    """
     unbound = scorer.bind({})
-    return tuple(dict(unbound.score(request).p_adequate) for request in golden_requests())
+    said = map(unbound.unshrunk, golden_requests())
+    return tuple({**dict(zip(scorer.model.tiers, p, strict=True)), "novelty": novelty} for p, novelty in said)
 
 
 def check_golden(name: str, scorer: TrainedScorer, manifest: ModelManifest) -> None:

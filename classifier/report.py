@@ -82,7 +82,8 @@ def markdown(found: Mapping[str, Any]) -> str:
     parts = [
         "# Evaluation",
         *(f"- {line}" for line in found.get("notes", [])),
-        f"\n{found['rows']} rows, tiers {', '.join(found['tiers'])}; mean novelty {_number(found['novelty_mean_ratio'])}.",
+        f"\n{found['rows']} rows; tiers {', '.join(found['tiers'])}.",
+        f"Mean novelty {_number(found['novelty_mean_ratio'])}.",
         "\n## Two tiers\n",
         *_two_tier_table(found),
         "\nNo better than chance (interval reaches .5): " + (", ".join(chance) if chance else "nowhere") + ".",

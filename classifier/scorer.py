@@ -124,6 +124,22 @@ class TrainedScorer:
 
     def score(self, features: RequestFeatures) -> Score:
         """P(adequate) per tier, drawn to the prior by as much as the request is unlike the training data."""
+        p_model, novelty = self.unshrunk(features)
+        tiers = self.model.tiers
+        p_adequate = (
+            self._shrunk(p_model, novelty, features) if novelty > 0.0 else dict(zip(tiers, p_model, strict=True))
+        )
+        return Score(
+            complexity_ratio=1.0 - p_adequate.get("local", p_model[0]),
+            p_adequate=p_adequate,
+            novelty_ratio=novelty,
+            model_version=self.version,
+            feature_version=self.model.feature_version,
+            calibrated=True,
+        )
+
+    def unshrunk(self, features: RequestFeatures) -> tuple[list[float], float]:
+        """What the model alone says, in the order of its tiers, and how far the request is from its training data."""
         model = self.model
         tokens = words(features.text)
         distinct = set(tokens)
@@ -137,19 +153,8 @@ class TrainedScorer:
         lanes = self._word_lanes(found)
         gate = self._gate(scaled)
         likely = _floored(gate, model.gate_floor)
-        p_model = self._probabilities(numbers, scaled, lanes, gate, likely)
         novelty = self._novelty(len(distinct), len(found), lanes[1], scaled, likely)
-        p_adequate = (
-            self._shrunk(p_model, novelty, features) if novelty > 0.0 else dict(zip(model.tiers, p_model, strict=True))
-        )
-        return Score(
-            complexity_ratio=1.0 - p_adequate.get("local", p_model[0]),
-            p_adequate=p_adequate,
-            novelty_ratio=novelty,
-            model_version=self.version,
-            feature_version=model.feature_version,
-            calibrated=True,
-        )
+        return self._probabilities(numbers, scaled, lanes, gate, likely), novelty
 
     def _word_lanes(self, found: Sequence[int]) -> list[float]:
         raw = (sum(found) + self._bias).to_bytes(8 * self.model.lane_count, "little")

@@ -39,6 +39,7 @@ MIN_SOURCE_ROWS = 100
 MAX_CALIBRATION_ROWS = 2_500
 MAX_HELD_OUT_ROWS = 3_000
 AGREEMENT = 1e-9
+LEAK_BRIER_SHARE = 0.25  # of the variance of labels; real prompts leave far more unexplained
 
 
 class TrainingError(ValueError):
@@ -267,6 +268,7 @@ def _write(
     (draft / registry.SERVING).write_bytes(serving)
     dump(slim(model), draft / registry.ESTIMATOR, compression=ZIP_DEFLATED, compresslevel=9)
     p = model.out_of_fold_p_
+    warnings = [*warnings, *leak_warnings(matrix, p)]
     registry.write_sample(draft, calibration_sample(examples, matrix, p, seed=seed))
     (draft / registry.STEMS).write_bytes(b"".join(sorted({stem_hash(e) for e in examples})))
     if keep_held_out:
@@ -289,6 +291,20 @@ def _write(
     )
     registry.write_manifest(draft, manifest)
     return manifest
+
+
+def leak_warnings(matrix: Matrix, p: Floats) -> list[str]:
+    """Tiers predicted so well out of fold that the label itself must stand in the prompt or the features."""
+    found = []
+    for t, tier in enumerate(matrix.tiers):
+        seen = ~np.isnan(matrix.outcomes[:, t])
+        y = matrix.outcomes[seen, t]
+        left = float(np.mean((p[seen, t] - y) ** 2) / y.var()) if seen.sum() >= MIN_ROWS and y.var() > 0.0 else 1.0
+        if left < LEAK_BRIER_SHARE:
+            found.append(
+                f"tier {tier!r}: held-out labels are predicted too good to be true; does the prompt tell the label?"
+            )
+    return found
 
 
 def slim(model: TierModel) -> TierModel:
