@@ -10,16 +10,18 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from classifier import registry
 from classifier.calibrate import TokenPrices, nu_for_target, threshold_for_share
-from classifier.dataset import open_text, request_features
-from classifier.gate import Scores, Verdict
 from classifier.heuristic import HeuristicScorer
+from classifier.registry import load_serving_scorer, shipped_folder
+from classifier.rows import open_text, request_features
 from classifier.scorer import TrainedScorer
+
+if TYPE_CHECKING:
+    from classifier.gate import Scores, Verdict
 
 Progress = Callable[[str], None]
 
@@ -45,24 +47,6 @@ def _told() -> Iterator[None]:
         raise LearningError(str(error)) from error
     except ModuleNotFoundError as error:
         raise LearningError(f"{error.name} is not installed: install the extra `learn`") from error
-
-
-def shipped_folder() -> Path:
-    """The model that works out of the box."""
-    return Path(str(resources.files("classifier") / "shipped"))
-
-
-def load_serving_scorer(
-    model: Path | None, registry_root: Path | None, models: Mapping[str, str] | None = None
-) -> TrainedScorer:
-    """The scorer to serve with: a given folder, else the registry's current version, else the shipped model.
-
-    `models` says which model stands behind each tier. Raises `registry.ModelRefused`; imports no sklearn.
-    """
-    if model is not None:
-        return registry.load_scorer(model, models)
-    current = registry.Registry(registry_root).current_folder() if registry_root is not None else None
-    return registry.load_scorer(current if current is not None else shipped_folder(), models)
 
 
 def classify(

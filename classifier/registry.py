@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -301,3 +302,21 @@ class Registry:
         Path(name).replace(self.root / POINTER)
         with (self.root / "history.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(asdict(pointer)) + "\n")
+
+
+def shipped_folder() -> Path:
+    """The model that works out of the box."""
+    return Path(str(resources.files("classifier") / "shipped"))
+
+
+def load_serving_scorer(
+    model: Path | None, registry_root: Path | None, models: Mapping[str, str] | None = None
+) -> TrainedScorer:
+    """The scorer to serve with: a given folder, else the registry's current version, else the shipped model.
+
+    `models` says which model stands behind each tier. Raises `ModelRefused`; imports no sklearn.
+    """
+    if model is not None:
+        return load_scorer(model, models)
+    current = Registry(registry_root).current_folder() if registry_root is not None else None
+    return load_scorer(current if current is not None else shipped_folder(), models)

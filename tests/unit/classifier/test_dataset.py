@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from classifier.dataset import DatasetError, groups_of, parse_row, read_labels, split_by_group, split_by_time, stem
+from classifier.dataset import DatasetError, groups_of, read_labels, split_by_group, split_by_time
+from classifier.rows import parse_row, stem
 from tests.learning_data import rows, write
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from classifier.datamodels import LabelledExample
-from classifier.dataset import parse_row
 from classifier.offpolicy import NoOverlap, check_overlap, inverse_weights, policy_value, pseudo_outcomes, tier_quality
 from classifier.pipeline import TierModel
+from classifier.rows import parse_row
 from classifier.train import as_matrix
 from tests.learning_data import SUBJECTS, rows, truth
 

@@ -8,7 +8,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from classifier.dataset import request_features
+from classifier.rows import request_features
 from classifier.textstats import DENSE_COUNT, DENSE_NAMES, dense, words
 
 
