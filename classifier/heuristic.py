@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from types import MappingProxyType
 
 from classifier.datamodels import RequestFeatures, Score
 
@@ -24,13 +23,11 @@ class PromptClass(StrEnum):
     REASONING = "reasoning"
 
 
-P_ADEQUATE: Mapping[PromptClass, Mapping[str, float]] = MappingProxyType(
-    {
-        PromptClass.SIMPLE: MappingProxyType({"local": 0.93, "cheap": 0.93, "premium": 0.95}),
-        PromptClass.MIDDLE: MappingProxyType({"local": 0.65, "cheap": 0.85, "premium": 0.93}),
-        PromptClass.REASONING: MappingProxyType({"local": 0.35, "cheap": 0.65, "premium": 0.92}),
-    }
-)
+P_ADEQUATE: Mapping[PromptClass, Mapping[str, float]] = {
+    PromptClass.SIMPLE: {"local": 0.93, "cheap": 0.93, "premium": 0.95},
+    PromptClass.MIDDLE: {"local": 0.65, "cheap": 0.85, "premium": 0.93},
+    PromptClass.REASONING: {"local": 0.35, "cheap": 0.65, "premium": 0.92},
+}
 
 # (opening word, words of which one follows it on the same line). These are the patterns `why.*(happen|work|fail)` and
 # so on; searched as plain strings because `.*` backtracks over the whole line for every opening word.

@@ -31,7 +31,8 @@ class Binding(StrEnum):
 class EngineCoefficients:
     """Step-time model of one engine on one GPU: dt = t0 + c_seq*B + c_kv*S + c_prefill*P (seconds).
 
-    `practical_batch` is B*, over which the weight read t0 is spread when work is priced.
+    `practical_batch` is B*, over which the weight read t0 is spread when work is priced; `api_s` is the fixed front-end
+    time in every time to first token (HTTP, tokenising), which is no GPU work.
     """
 
     name: str
@@ -42,6 +43,7 @@ class EngineCoefficients:
     c_att_s: float = 0.0
     practical_batch: float = 100.0
     calibrated: bool = False
+    api_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +66,24 @@ class EngineLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Others:
+    """What is in an engine beside what this router sent."""
+
+    n: float = 0.0
+    streaming: float = 0.0
+    context_tokens: float = 0.0
+    waiting_prompt_tokens: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class InflightState:
     """The router's own count of what is in the engine, at `taken_at_s` (monotonic).
 
     n: in flight; waiting_prompt_tokens: dispatched without a first token; streaming: sequences past their first
     token; context_tokens: tokens those hold; reserved_tokens: sum of prompt + expected output; prefill_share: share
     of step time spent in prefill (decaying mean); bucket_s: seconds of prefill work not yet drained;
-    unseen_factor: load by others on the same engine, >= 1.
+    unseen_factor: load by others on the same engine, >= 1, in proportion to ours; others_*: what the engine held beside
+    ours at the last looks at it, a floor under that.
     """
 
     n: int = 0
@@ -83,6 +96,10 @@ class InflightState:
     bucket_at_s: float = 0.0
     unseen_factor: float = 1.0
     taken_at_s: float = 0.0
+    others_n: float = 0.0
+    others_streaming: float = 0.0
+    others_context_tokens: float = 0.0
+    others_waiting_prompt_tokens: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +112,44 @@ class Tightness:
     tpot_s: float
 
 
+class EngineKind(StrEnum):
+    """What we start ourselves."""
+
+    EMBEDDED = "embedded"
+    VLLM = "vllm"
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchConfig:
+    """How to start an engine. `model` is a GGUF file (embedded) or what `vllm serve` takes; `port` 0 means a free one.
+
+    `executable` is the Python that has xllamacpp, or the `vllm` command of its own environment. `extra_args` go
+    last, so that they win. What is `None` is left to the engine.
+    """
+
+    kind: EngineKind
+    model: str
+    executable: str
+    served_model_name: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 0
+    context_window_tokens: int = 4096
+    max_num_seqs: int = 4
+    max_batched_tokens: int = 2048
+    max_queued_requests: int | None = 64
+    gpu_memory_utilization_ratio: float | None = None
+    threads: int = 1
+    model_sha256: str | None = None
+    extra_args: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class GpuReading:
-    """One look at one GPU through NVML; whatever the card does not tell is `None`."""
+    """One look at one GPU through NVML; whatever the card does not tell is `None`.
+
+    `ecc_uncorrected` counts memory errors since boot; `xid` is the last critical driver error seen. `problem` is set
+    when the card cannot be trusted with work (lost, uncorrectable errors), or could not be read at all.
+    """
 
     index: int
     name: str
@@ -109,11 +161,14 @@ class GpuReading:
     energy_j: float | None = None
     throttle_reasons: tuple[str, ...] = ()
     problem: str | None = None
+    mig: bool | None = None
+    ecc_uncorrected: int | None = None
+    xid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EngineReading:
-    """One look at an engine's /metrics."""
+    """One look at an engine's /metrics; the two token counts run since its start and show progress."""
 
     running_requests: int | None
     waiting_requests: int | None
@@ -123,6 +178,8 @@ class EngineReading:
     preemptions: int | None = None
     kv_tokens: int | None = None
     problem: str | None = None
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,9 +30,14 @@ from collections.abc import Sequence
 
 
 class RouterError(Exception):
-    """Root of the tree. `code` is a stable string for clients, `param` the offending field if there is one."""
+    """Root of the tree. `code` is a stable string for clients, `param` the offending field if there is one.
+
+    `request_id` and `attempts` are set on the way out, so that the caller can name what failed.
+    """
 
     code = "internal_error"
+    request_id: str | None = None
+    attempts: int | None = None
 
     def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
@@ -225,5 +230,8 @@ class ConfigError(RouterError):
         super().__init__("\n".join(self.lines()))
 
     def lines(self) -> list[str]:
-        """One line a mistake, `file:line: path: text`."""
-        return [f"{self.source}:{line or '?'}: {path}: {text}" for line, path, text in self.problems]
+        """One line a mistake, `file:line: path: text`; what has no line stands in the environment."""
+        return [
+            f"{self.source if line is None else f'{self.source}:{line}'}: {path}: {text}"
+            for line, path, text in self.problems
+        ]

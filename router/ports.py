@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -12,13 +12,16 @@ from router.core.datamodels import (
     AttemptOpened,
     AttemptResult,
     Candidate,
+    Decision,
     Hold,
+    PolicyConfig,
     RequestFacts,
     RoutingRecord,
     Snapshot,
     TokenEstimate,
     TokenUsage,
 )
+from router.core.fallback import RetryConfig
 
 
 class Clock(Protocol):
@@ -67,11 +70,15 @@ class ProviderCall:
 
 @dataclass(frozen=True, slots=True)
 class PlainReply:
-    """A complete answer: the body as the upstream sent it, and what we read in it."""
+    """A complete answer: the body as the upstream sent it, and what we read in it.
+
+    `output_text` is filled only when the upstream told no usage, so that its tokens can be counted.
+    """
 
     body: bytes
     usage: TokenUsage | None
     finish_reason: str | None
+    output_text: str = ""
 
 
 class StreamReply(Protocol):
@@ -197,15 +204,27 @@ class LiveState(Protocol):
         ...
 
     def note(self, candidate: Candidate, result: AttemptResult) -> None:
-        """Health of the candidate's target, prompt-token ratio of its tokenizer."""
+        """Health of the candidate's target."""
+        ...
+
+    def note_decision(self, decision: Decision) -> None:
+        """Value density of the request, from which the congestion price is read."""
+        ...
+
+    def note_input_tokens(self, candidate: Candidate, *, counted: int, reported: int) -> None:
+        """How the candidate's tokenizer counts against ours."""
         ...
 
     def probing(self, candidate: Candidate) -> None:
         """A call to a half-open target is about to be made."""
         ...
 
-    def enter_engine(self, candidate: Candidate, facts: RequestFacts, density_usd: float | None) -> LocalTicket | None:
+    def enter_engine(self, candidate: Candidate, facts: RequestFacts) -> LocalTicket | None:
         """Count a dispatch into a local engine; `None` for an API."""
+        ...
+
+    def world(self) -> bytes:
+        """The canonical bytes behind `Snapshot.world_hash` (see `core.replay`)."""
         ...
 
     async def room_changed(self, timeout_s: float) -> None:
@@ -223,3 +242,29 @@ class Telemetry(Protocol):
     def warn(self, event: str, **labels: str) -> None:
         """An alert: a metric and a log line. Labels come from small closed sets."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Deps:
+    """Everything the flow is given; built in one place (`bootstrap`), by hand in tests.
+
+    `policies` is keyed by preset name (`""` is the configured one); `fallback_scorer` answers when the scorer in force
+    fails.
+    """
+
+    clock: Clock
+    state: LiveState
+    candidates: tuple[Candidate, ...]
+    providers: Mapping[str, Provider]
+    policies: Mapping[str, PolicyConfig]
+    tokens: TokenCounter
+    lengths: OutputLengths
+    ledger: Ledger
+    budgets: Budgets
+    telemetry: Telemetry
+    timeouts: CallTimeouts
+    fallback_scorer: Scorer
+    new_id: Callable[[], str]
+    retry: RetryConfig
+    store_prompts: bool = False
+    max_precommit_bytes: int = 262_144

@@ -13,7 +13,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from classifier.datamodels import RequestFeatures, Score
-from local_llm.datamodels import LocalSnapshot
+from local_llm.datamodels import EngineCoefficients, LocalSnapshot
 
 NANO_PER_USD = 1_000_000_000
 
@@ -156,8 +156,7 @@ class TokenUsage:
 class RequestFacts:
     """What the decision needs to know of a request, and nothing of its text.
 
-    `quality_floor_ratio` is the hard per-request floor, `quality_target_ratio` the average to keep (presets).
-    `deadline_s` is a duration from `received_at_s`.
+    `quality_floor_ratio` is the hard per-request floor; `deadline_s` is a duration from `received_at_s`.
     """
 
     request_id: str
@@ -176,7 +175,6 @@ class RequestFacts:
     pinned_tier: Tier | None = None
     locality: Locality = Locality.ANY
     quality_floor_ratio: float | None = None
-    quality_target_ratio: float | None = None
     max_nanousd: int | None = None
     session: str | None = None
 
@@ -218,6 +216,7 @@ class PriceRow:
     """The price of one model at one moment. `tiers` is ascending and starts at 0 input tokens.
 
     `valid_until_utc` is the next instant at which another row may be in force (a dated change or a peak hour).
+    `request_usd` is a fee per call on top of the tokens; 0 with nearly every host.
     """
 
     model: str
@@ -228,6 +227,7 @@ class PriceRow:
     source: str
     version: str
     flags: tuple[Flag, ...] = ()
+    request_usd: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,13 +235,15 @@ class AssetRate:
     """What a GPU-second of the local tier stands for in the books.
 
     `usd_per_gpu_s` is the standard rate rho = usd_per_hour / (3600 * kappa_p), `None` where no hardware is priced;
-    `energy_usd_per_gpu_s` is the true marginal cost (0 for rented hardware).
+    `energy_usd_per_gpu_s` is the true marginal cost (0 for rented hardware). `coefficients` turn tokens into work for
+    the books: fixed, so that what an answer costs does not depend on what has been learnt about the engine since.
     """
 
     asset: str
     usd_per_gpu_s: Decimal | None
     energy_usd_per_gpu_s: Decimal = Decimal(0)
     version: str = "unpriced"
+    coefficients: EngineCoefficients | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +293,7 @@ class Snapshot:
     density_quantiles: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     input_token_ratio: Mapping[str, float] = field(default_factory=dict)
     scorer_version: str = ""
+    world_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +340,7 @@ class Alternative:
     tightness: float | None = None
     ttft_s: float | None = None
     tpot_s: float | None = None
+    work_gpu_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,7 +349,7 @@ class Decision:
 
     `ranked` is the chosen candidate and then those to fall back to, best first; empty when nothing can answer now.
     Then `queue_for_s` > 0 says that waiting for the local engine is allowed, and `blocked_by_saturation` that it is
-    only fullness that stands in the way.
+    only fullness that stands in the way. `moment` is what `inputs_hash` was taken over (see `core.replay`).
     """
 
     ranked: tuple[Candidate, ...]
@@ -359,6 +363,7 @@ class Decision:
     queue_for_s: float = 0.0
     blocked_by_saturation: bool = False
     exploration_probability: float = 0.0
+    moment: bytes = field(default=b"", repr=False)
 
     @property
     def chosen(self) -> Candidate | None:
@@ -392,6 +397,7 @@ class AttemptResult:
     usage: TokenUsage | None = None
     first_token_sent: bool = False
     retry_after_s: float | None = None
+    cost_nanousd: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -474,3 +480,5 @@ class RoutingRecord:
     prompt_text: str | None = None
     reason: Reason | None = None
     session: str | None = None
+    world: bytes | None = None
+    moment: bytes | None = None

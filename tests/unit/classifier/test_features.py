@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,14 +75,7 @@ def test_code_blocks_questions_and_foreign_letters_are_counted() -> None:
     assert got.non_ascii_ratio == pytest.approx(2 / len(got.text))
 
 
-def test_a_two_megabyte_word_costs_no_more_than_a_short_one() -> None:
-    word = "x" * 2_000_000
-    of(word)
-    best_s = min(_timed(word) for _ in range(20))
-    assert best_s < 0.0005
-
-
-def _timed(text: str) -> float:
-    start_s = time.perf_counter()
-    of(text)
-    return time.perf_counter() - start_s
+def test_of_a_two_megabyte_word_only_the_ends_are_looked_at() -> None:
+    seen = of("x" * 2_000_000)
+    assert len(seen.text) <= 5_000
+    assert seen.text_chars == 2_000_000

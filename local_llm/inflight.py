@@ -1,0 +1,285 @@
+"""The router's own count of what is in an engine: exact, always fresh, O(1) per event. Clock values are passed in.
+
+Kept per engine: n in flight, prompt tokens dispatched without a first token, sequences streaming and the context they
+hold, reserved tokens, the share of step time spent in prefill (decaying mean, tau 5 s) and the prefill bucket: seconds
+of prefill work not yet drained. The bucket drains by what decode leaves of the GPU, 1 - step/(f_tpot*SLO_tpot), at
+least 5 %.
+
+Counts are integers: whatever the order of events, they come back to exactly 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Protocol
+
+from local_llm.datamodels import EngineCoefficients, InflightState, Others, SloTargets
+from local_llm.steptime import drain_ratio, prefill_s, step_s, ttft_s
+
+_PREFILL_SHARE_TAU_S = 5.0
+_BATCHED_TOKENS_GUESS = 2048
+_TAKE_LEARNT_EVERY = 8
+
+
+class Calibrating(Protocol):
+    """What learns from observed times; see `calibration.Calibration`."""
+
+    @property
+    def coefficients(self) -> EngineCoefficients:
+        """As learnt so far."""
+        ...
+
+    def observe_ttft(self, *, observed_s: float, predicted_s: float) -> None:
+        """A first token came."""
+        ...
+
+    def observe_gap(self, *, observed_s: float, predicted_s: float) -> None:
+        """A token followed another with no prefill between."""
+        ...
+
+
+class Ticket:
+    """One request inside an engine. Every call is O(1); nothing counts after `end`."""
+
+    __slots__ = (
+        "_context_tokens",
+        "_entered_at_s",
+        "_first",
+        "_gap_prefills",
+        "_inflight",
+        "_last_token_at_s",
+        "_open",
+        "_predicted_ttft_s",
+        "_prompt_tokens",
+        "_reserved_tokens",
+        "first_due_at_s",
+    )
+
+    def __init__(
+        self, inflight: Inflight, now_s: float, prompt_tokens: int, expected_output_tokens: int, predicted_ttft_s: float
+    ) -> None:
+        self._inflight = inflight
+        self._prompt_tokens = prompt_tokens
+        self._reserved_tokens = prompt_tokens + expected_output_tokens
+        self._context_tokens = 0
+        self._first = False
+        self._open = True
+        self._entered_at_s = now_s
+        self._predicted_ttft_s = predicted_ttft_s
+        self._last_token_at_s = -math.inf
+        self._gap_prefills = -1
+        self.first_due_at_s = math.inf
+
+    @property
+    def open(self) -> bool:
+        """Whether the request is still in the engine."""
+        return self._open
+
+    def first_token(self, now_s: float) -> None:
+        """The prompt has been read: from waiting to streaming. A second call counts nothing."""
+        if self._open and not self._first:
+            self._inflight._start_streaming(self, now_s, self._prompt_tokens + 1)
+            self._inflight._learn_ttft(now_s - self._entered_at_s, self._predicted_ttft_s)
+
+    def token(self, count: int = 1, now_s: float | None = None) -> None:
+        """`count` more tokens have been generated. Ignored before the first token and after the end.
+
+        With `now_s` the time since the last ones is learnt from, if the engine is calibrated while it serves.
+        """
+        if self._open and self._first and count > 0:
+            self._context_tokens += count
+            inflight = self._inflight
+            inflight._context_tokens += count
+            inflight.progress += 1
+            if now_s is not None and inflight._calibration is not None:
+                inflight._learn_gap(self, count, now_s)
+
+    def end(self, now_s: float, *, ok: bool = False) -> None:
+        """It has left the engine, however it went. Idempotent. Only an `ok` end is a sign of life of the engine."""
+        if self._open:
+            self._inflight._leave(self, now_s)
+            self._inflight.progress += ok
+
+
+class Inflight:
+    """Mutable count of one engine; use from one thread (the event loop).
+
+    `slo`, `unseen_factor` and `others` may be replaced at any time; so may `coefficients`, unless `calibration` learns
+    them. `progress` grows with every sign of life of the engine.
+    """
+
+    def __init__(
+        self,
+        coefficients: EngineCoefficients,
+        slo: SloTargets,
+        *,
+        f_tpot: float = 0.6,
+        max_batched_tokens: int = _BATCHED_TOKENS_GUESS,
+        calibration: Calibrating | None = None,
+    ) -> None:
+        self.coefficients = coefficients
+        self.slo = slo
+        self.unseen_factor = 1.0
+        self.others = Others()
+        self.progress = 0
+        self._calibration = calibration
+        self._learnt = 0
+        self._prefills = 0
+        self._gap_learnt_at_s = -math.inf
+        self._f_tpot = f_tpot
+        self.max_batched_tokens = max_batched_tokens
+        self._n = 0
+        self._plain_n = 0
+        self._waiting_prompt_tokens = 0
+        self._streaming = 0
+        self._context_tokens = 0
+        self._reserved_tokens = 0
+        self._prefill_share = 0.0
+        self._prefill_share_at_s = 0.0
+        self._bucket_s = 0.0
+        self._bucket_at_s = 0.0
+        self._silent: deque[Ticket] = deque()
+
+    @property
+    def n(self) -> int:
+        """Requests in flight."""
+        return self._n
+
+    @property
+    def streamed_n(self) -> int:
+        """Those in flight that show their tokens as they come."""
+        return self._n - self._plain_n
+
+    def enter(self, now_s: float, prompt_tokens: int, expected_output_tokens: int, *, streamed: bool = True) -> Ticket:
+        """Count a dispatch; end the ticket on every path. Negative token counts are taken as 0.
+
+        A call that is not `streamed` shows no first token; its prompt counts as read once the predicted time to first
+        token has passed, and half its expected output as context from then on. Otherwise a batch of plain calls would
+        look like one endless prefill.
+        """
+        prompt = max(0, prompt_tokens)
+        expected = max(0, expected_output_tokens)
+        self._advance(now_s)
+        ticket = Ticket(self, now_s, prompt, expected, self._ttft_s(prompt))
+        if not streamed:
+            self._plain_n += 1
+            self._expect_first_token(ticket)
+        self._n += 1
+        self._prefills += 1
+        self._waiting_prompt_tokens += prompt
+        self._reserved_tokens += ticket._reserved_tokens
+        self._bucket_s += self.unseen_factor * prefill_s(self.coefficients, prompt)
+        return ticket
+
+    def state(self, now_s: float) -> InflightState:
+        """A frozen copy as of `now_s`."""
+        self._advance(now_s)
+        # floats on purpose: what is recorded must read back to the very same bytes
+        return InflightState(
+            n=self._n,
+            waiting_prompt_tokens=float(self._waiting_prompt_tokens),
+            streaming=self._streaming,
+            context_tokens=float(self._context_tokens),
+            reserved_tokens=float(self._reserved_tokens),
+            prefill_share=min(1.0, self._prefill_share * self._share_decay(now_s)),
+            bucket_s=self._bucket_s,
+            bucket_at_s=self._bucket_at_s,
+            unseen_factor=self.unseen_factor,
+            taken_at_s=now_s,
+            others_n=float(self.others.n),
+            others_streaming=float(self.others.streaming),
+            others_context_tokens=float(self.others.context_tokens),
+            others_waiting_prompt_tokens=float(self.others.waiting_prompt_tokens),
+        )
+
+    def _share_decay(self, now_s: float) -> float:
+        return math.exp(-max(0.0, now_s - self._prefill_share_at_s) / _PREFILL_SHARE_TAU_S)
+
+    def _step_s(self) -> float:
+        k = self.unseen_factor
+        return step_s(self.coefficients, streaming=k * self._streaming, context_tokens=k * self._context_tokens)
+
+    def _advance(self, now_s: float) -> None:
+        """Bring clock-driven state up to `now_s`; a clock that runs backwards changes nothing."""
+        while self._silent and (self._silent[0].first_due_at_s <= now_s or not self._silent[0].open):
+            ticket = self._silent.popleft()
+            if ticket.open and not ticket._first:
+                half_output = (ticket._reserved_tokens - ticket._prompt_tokens) // 2
+                self._start_streaming(ticket, ticket.first_due_at_s, ticket._prompt_tokens + half_output)
+        self._drain(now_s)
+
+    def _drain(self, now_s: float) -> None:
+        elapsed_s = now_s - self._bucket_at_s
+        if elapsed_s > 0.0:
+            ratio = drain_ratio(self._step_s(), f_tpot=self._f_tpot, tpot_s=self.slo.tpot_s)
+            self._bucket_s = max(0.0, self._bucket_s - ratio * elapsed_s)
+            self._bucket_at_s = now_s
+
+    def _ttft_s(self, prompt_tokens: int) -> float:
+        k = self.unseen_factor
+        return ttft_s(
+            self.coefficients,
+            decode_step_s=self._step_s(),
+            streaming=k * self._streaming,
+            waiting_prompt_tokens=k * self._waiting_prompt_tokens,
+            prompt_tokens=prompt_tokens,
+            max_batched_tokens=self.max_batched_tokens,
+        )
+
+    def _expect_first_token(self, ticket: Ticket) -> None:
+        due_at_s = ticket._entered_at_s + ticket._predicted_ttft_s
+        if self._silent:  # first come, first served: nobody is read before the one ahead
+            due_at_s = max(due_at_s, self._silent[-1].first_due_at_s)
+        ticket.first_due_at_s = due_at_s
+        self._silent.append(ticket)
+
+    def _learn_ttft(self, observed_s: float, predicted_s: float) -> None:
+        self.progress += 1
+        if self._calibration is not None:
+            self._calibration.observe_ttft(observed_s=observed_s, predicted_s=predicted_s)
+            self._take_learnt(self._calibration)
+
+    def _learn_gap(self, ticket: Ticket, count: int, now_s: float) -> None:
+        """A gap counts if no prompt was dispatched or waiting within it, and once per step, not once per stream."""
+        quiet = self._waiting_prompt_tokens == 0 and ticket._gap_prefills == self._prefills
+        if quiet and self._calibration is not None:
+            step = self._step_s()
+            if now_s - self._gap_learnt_at_s >= step:
+                self._gap_learnt_at_s = now_s
+                self._calibration.observe_gap(observed_s=(now_s - ticket._last_token_at_s) / count, predicted_s=step)
+                self._take_learnt(self._calibration)
+        ticket._gap_prefills = self._prefills if self._waiting_prompt_tokens == 0 else -1
+        ticket._last_token_at_s = now_s
+
+    def _take_learnt(self, calibration: Calibrating) -> None:
+        self._learnt += 1
+        if self._learnt % _TAKE_LEARNT_EVERY == 0:
+            self.coefficients = calibration.coefficients
+
+    def _start_streaming(self, ticket: Ticket, now_s: float, context_tokens: int) -> None:
+        self._drain(now_s)
+        ticket._first = True
+        ticket._context_tokens = context_tokens
+        self._waiting_prompt_tokens -= ticket._prompt_tokens
+        self._streaming += 1
+        self._context_tokens += context_tokens
+        work_s = self.unseen_factor * self.coefficients.c_prefill_s * ticket._prompt_tokens
+        self._prefill_share = self._prefill_share * self._share_decay(now_s) + work_s / _PREFILL_SHARE_TAU_S
+        self._prefill_share_at_s = max(self._prefill_share_at_s, now_s)
+
+    def _leave(self, ticket: Ticket, now_s: float) -> None:
+        self._advance(now_s)
+        ticket._open = False
+        self._n -= 1
+        if ticket.first_due_at_s < math.inf:
+            self._plain_n -= 1
+        self._reserved_tokens -= ticket._reserved_tokens
+        if ticket._first:
+            self._streaming -= 1
+            self._context_tokens -= ticket._context_tokens
+        else:
+            self._waiting_prompt_tokens -= ticket._prompt_tokens
+        if self._n == 0:  # an empty engine has no prefill left to do, and nobody to protect from one
+            self._bucket_s = 0.0
+            self._silent.clear()

@@ -1,0 +1,57 @@
+"""The step-time model of a continuous-batching engine: how long a step, a prefill and a first token take. Pure.
+
+A step lasts `t0 + c_seq*B + c_kv*S + c_prefill*P` seconds, with B decoding sequences, S tokens of context they hold
+and P prompt tokens read in the step (the linear sum-of-rooflines form used by simulators of vLLM).
+"""
+
+from __future__ import annotations
+
+from local_llm.datamodels import EngineCoefficients
+
+_MIN_DRAIN_RATIO = 0.05  # a prefill bucket always drains a little, however full the decode steps are
+
+
+def step_s(coefficients: EngineCoefficients, *, streaming: float, context_tokens: float) -> float:
+    """Seconds of one pure decode step over `streaming` sequences that hold `context_tokens` in all."""
+    return coefficients.t0_s + coefficients.c_seq_s * streaming + coefficients.c_kv_s * context_tokens
+
+
+def prefill_s(coefficients: EngineCoefficients, prompt_tokens: float) -> float:
+    """Seconds of GPU work to read a prompt: c_prefill*P + half c_att*P^2."""
+    return coefficients.c_prefill_s * prompt_tokens + 0.5 * coefficients.c_att_s * prompt_tokens * prompt_tokens
+
+
+def ttft_s(
+    coefficients: EngineCoefficients,
+    *,
+    decode_step_s: float,
+    streaming: float,
+    waiting_prompt_tokens: float,
+    prompt_tokens: int,
+    max_batched_tokens: int,
+) -> float:
+    """Predicted seconds to the first token of a prompt dispatched now.
+
+    Half of the step under way, then the backlog and the prompt in chunks of what a step has room for, each chunk
+    carrying a decode step of everyone else: api + half(step + c_pf*min(pf, room)) + ceil((pf+P)/room)*step
+    + c_pf*(pf+P) + half c_att*P^2 with room = max_batched_tokens - B.
+    """
+    room = max_batched_tokens - streaming
+    if room < 1.0:
+        room = 1.0
+    backlog = waiting_prompt_tokens + prompt_tokens
+    steps = -(-backlog // room)
+    running_chunk = min(room, waiting_prompt_tokens)
+    return (
+        coefficients.api_s
+        + 0.5 * (decode_step_s + coefficients.c_prefill_s * running_chunk)
+        + steps * decode_step_s
+        + coefficients.c_prefill_s * backlog
+        + 0.5 * coefficients.c_att_s * prompt_tokens * prompt_tokens
+    )
+
+
+def drain_ratio(decode_step_s: float, *, f_tpot: float, tpot_s: float) -> float:
+    """Share of the GPU's time that prefill may take while everyone streaming still keeps the TPOT promise."""
+    drain = 1.0 - decode_step_s / (f_tpot * tpot_s)
+    return max(_MIN_DRAIN_RATIO, drain)

@@ -1,0 +1,83 @@
+"""Header -> caller.
+
+Keys are compared by their SHA-256, each of them, in constant time: how long a refusal takes says nothing about any
+key. No other header names a caller; what a client forges there is read by nobody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from router.errors import Unauthorized
+
+MAX_KEY_CHARS = 1_024
+DEFAULT_TENANT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. An admin sees the usage of every tenant, anybody else only the own."""
+
+    tenant: str
+    admin: bool = False
+
+
+ANYBODY = Caller(DEFAULT_TENANT, admin=True)
+
+
+def key_digest(key: str) -> bytes:
+    """What is kept of a key."""
+    return hashlib.sha256(key.encode()).digest()
+
+
+class Authenticator:
+    """`required` false: keys are not looked at and every caller is `ANYBODY`. `callers` is keyed by `key_digest`."""
+
+    def __init__(self, *, required: bool, callers: Mapping[bytes, Caller]) -> None:
+        self._required = required
+        self._callers = tuple(callers.items())
+
+    @classmethod
+    def from_keys(cls, *, required: bool, keys: Iterable[tuple[str, str, bool]]) -> Authenticator:
+        """`keys` are (tenant, key, admin)."""
+        return cls(required=required, callers={key_digest(key): Caller(tenant, admin) for tenant, key, admin in keys})
+
+    def authenticate(self, headers: Mapping[str, str]) -> Caller:
+        """The caller behind `headers` (lower-case names, values as latin-1 text). Raises `Unauthorized`."""
+        if not self._required:
+            return ANYBODY
+        key = _presented(headers)
+        try:
+            digest = hashlib.sha256(key.encode("latin-1")).digest()
+        except UnicodeEncodeError:
+            raise _unknown_key() from None
+        found: Caller | None = None
+        for known, caller in self._callers:
+            if hmac.compare_digest(known, digest):
+                found = caller
+        if found is None:
+            raise _unknown_key()
+        return found
+
+
+def _presented(headers: Mapping[str, str]) -> str:
+    authorization = headers.get("authorization")
+    if authorization is not None:
+        scheme, _, key = authorization[: MAX_KEY_CHARS + 16].partition(" ")
+        if scheme.lower() != "bearer":
+            raise Unauthorized("the Authorization header must read `Bearer KEY`", param="authorization")
+    else:
+        key = headers.get("x-api-key", "")
+    key = key.strip()
+    if not key:
+        raise Unauthorized("no API key; send `Authorization: Bearer KEY` or `x-api-key: KEY`", param="authorization")
+    if len(key) > MAX_KEY_CHARS:
+        raise _unknown_key()
+    return key
+
+
+def _unknown_key() -> Unauthorized:
+    return Unauthorized("the API key is not known here", param="authorization")

@@ -1,0 +1,193 @@
+"""`POST /v1/chat/completions`, as bare ASGI: bytes in, bytes out (see docs/decisions/0001-raw-chat-endpoint.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+
+from starlette.types import Receive, Scope, Send
+
+from router.api.answer_headers import Headers, answer_headers
+from router.api.auth import Authenticator, Caller
+from router.api.body import ClientDisconnected, read_body
+from router.api.error_responses import error_response, stream_error_event
+from router.api.idempotency import IdempotencyStore, Recording, Replay
+from router.api.schemas import decode_chat
+from router.api.sse import send_stream
+from router.core.chat import ChatRequest
+from router.errors import MethodNotAllowed, RouterError, Unavailable
+from router.flow import PlainAnswer, handle_chat
+from router.ports import Deps
+
+CHAT_PATHS = frozenset({"/v1/chat/completions", "/chat/completions"})
+_WATCH_AFTER_S = 0.02
+_REPLAYED = (b"x-router-idempotent-replay", b"true")
+_log = logging.getLogger("router.api")
+
+
+@dataclass(slots=True)
+class ChatEndpoint:
+    """The hot path. One instance serves all requests."""
+
+    deps: Deps
+    authenticator: Authenticator
+    idempotency: IdempotencyStore
+    max_body_bytes: int
+    body_timeout_s: float
+    draining: Callable[[], bool] = lambda: False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; every failure leaves as an OpenAI error envelope with a request id."""
+        hangup = _Hangup(receive)
+        try:
+            await self._answer(scope, receive, send, hangup)
+        except ClientDisconnected:
+            return
+        except RouterError as error:
+            await send_error(send, error, self.deps.new_id)
+        except asyncio.CancelledError:
+            if not hangup.hung_up and not self.draining():
+                raise
+            # What was used is booked. Who hung up wants to hear nothing; who is cut off at the end of the grace does.
+            task = asyncio.current_task()
+            if task is not None:
+                task.uncancel()
+            if not hangup.hung_up:
+                await _send_cut(send, self.deps.new_id, started=hangup.response_started)
+        except Exception as error:  # noqa: BLE001 - the last stop: no traceback may reach a client
+            await send_internal_error(send, error, self.deps, started=hangup.response_started)
+        finally:
+            hangup.stop()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, hangup: _Hangup) -> None:
+        if scope["method"] != "POST":
+            raise MethodNotAllowed(f"{scope['method']} is not possible here; use POST.")
+        headers = lower_headers(scope)
+        caller = self.authenticator.authenticate(headers)
+        body = await read_body(receive, headers, max_bytes=self.max_body_bytes, timeout_s=self.body_timeout_s)
+        chat = decode_chat(body, headers)
+        hangup.watch()
+        key = headers.get("idempotency-key")
+        if key is None:
+            await self._fresh(chat, caller, send, None, hangup)
+            return
+        claim = await self.idempotency.begin(caller.tenant, key, sha256(body).hexdigest())
+        if isinstance(claim, Replay):
+            await _send_plain(send, [*claim.headers, _REPLAYED], claim.body, claim.status)
+            return
+        with claim:
+            await self._fresh(chat, caller, send, claim, hangup)
+
+    async def _fresh(
+        self, chat: ChatRequest, caller: Caller, send: Send, recording: Recording | None, hangup: _Hangup
+    ) -> None:
+        answer = await handle_chat(chat, caller.tenant, self.deps)
+        hangup.response_started = True
+        headers = answer_headers(answer.meta, stream=chat.stream, debug=chat.controls.debug)
+        if isinstance(answer, PlainAnswer):
+            if recording is not None:
+                recording.keep(200, headers, answer.body)
+            await _send_plain(send, headers, answer.body)
+            return
+        keep: list[bytes] | None = [] if recording is not None else None
+        try:
+            await send_stream(send, answer, headers, include_usage=chat.include_usage, keep=keep)
+        finally:
+            await answer.close()
+        if recording is not None and keep:
+            recording.keep(200, headers, b"".join(keep))
+
+
+class _Hangup:
+    """Watches for a caller who hangs up, and then cancels the work being done for them.
+
+    It begins to watch only after a moment: an answer that is there by then needs no watcher, and its task would cost
+    more than all else that is done for the request's HTTP.
+    """
+
+    __slots__ = ("_receive", "_timer", "_watcher", "_worker", "hung_up", "response_started")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._timer: asyncio.TimerHandle | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._worker: asyncio.Task[None] | None = None
+        self.hung_up = False
+        self.response_started = False
+
+    def watch(self) -> None:
+        """Start, once the body has been read."""
+        self._worker = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._begin)
+
+    def _begin(self) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._wait())
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.hung_up = True
+        if self._worker is not None:
+            self._worker.cancel()
+
+    def stop(self) -> None:
+        """The work is done: a disconnect means nothing now."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+
+def lower_headers(scope: Scope) -> dict[str, str]:
+    """Request headers by lower-case name; the last of several wins."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+async def _send_plain(send: Send, headers: Headers, body: bytes, status: int = 200) -> None:
+    headers = [*headers, (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def shutting_down() -> Unavailable:
+    """What callers hear while the gateway drains."""
+    return Unavailable("The gateway is shutting down; try another replica or again in a moment.", closing=True)
+
+
+async def _send_cut(send: Send, new_id: Callable[[], str], *, started: bool) -> None:
+    """The gateway ends before the answer does: an error, in the stream where one has begun, and no `[DONE]`."""
+    if not started:
+        await send_error(send, shutting_down(), new_id)
+        return
+    await send({"type": "http.response.body", "body": stream_error_event(shutting_down()), "more_body": False})
+
+
+async def send_error(send: Send, error: RouterError, new_id: Callable[[], str]) -> None:
+    """The envelope of `error`, with the request id it carries or a new one."""
+    headers = [(b"x-request-id", (error.request_id or new_id()).encode())]
+    if error.attempts is not None:
+        headers.append((b"x-router-attempts", b"%d" % error.attempts))
+    out = error_response(error)
+    await _send_plain(send, [*out.headers, *headers], out.body, out.status)
+
+
+async def send_internal_error(send: Send, error: Exception, deps: Deps, *, started: bool) -> None:
+    """Something of ours broke: an envelope without details for the caller, where it broke for the log."""
+    request_id = deps.new_id()
+    note_crash(error, deps, request_id)
+    if started:
+        raise RuntimeError("cut short") from None  # the server closes the connection: a cut is honest, an end is not
+    out = error_response(error)
+    await _send_plain(send, [*out.headers, (b"x-request-id", request_id.encode())], out.body, out.status)
+
+
+def note_crash(error: Exception, deps: Deps, request_id: str) -> None:
+    """Where it broke, for the log: only the places, not the message, which may quote what the caller sent."""
+    kind = type(error).__name__
+    places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)][-6:]
+    deps.telemetry.warn("internal_error", kind=kind)
+    _log.error("internal_error", extra={"fields": {"request_id": request_id, "kind": kind, "at": places}})

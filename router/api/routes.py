@@ -1,0 +1,212 @@
+"""The cold routes: models, explain, estimate, usage, feedback, health, metrics. Thin; rules live elsewhere."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from router.api.auth import Caller
+from router.api.body import ClientDisconnected, read_body
+from router.api.chat import lower_headers
+from router.api.explained import estimated, explained
+from router.api.face import Face
+from router.api.schemas import decode_chat
+from router.core.chat import ChatRequest
+from router.core.virtual_models import VIRTUAL_MODELS
+from router.errors import BadRequest, NotFound
+from router.flow import consider, describe
+
+_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Feedback(BaseModel):
+    """How good an answer was: 0 useless, 1 as wished."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    request_id: Annotated[str, Field(min_length=1, max_length=100)]
+    score: Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False, strict=True)]
+    comment: Annotated[str | None, Field(max_length=4000)] = None
+
+
+def cold_routes(face: Face) -> APIRouter:
+    """All of them, each also without the `/v1` prefix where clients leave it out."""
+    routes = APIRouter()
+
+    def caller_of(request: Request) -> Caller:
+        return face.authenticator.authenticate(lower_headers(request.scope))
+
+    async def chat_of(request: Request) -> ChatRequest:
+        try:
+            body = await whole_body(request, face)
+        except ClientDisconnected:
+            raise BadRequest("The body was not sent.") from None
+        return decode_chat(body, lower_headers(request.scope))
+
+    @routes.get("/v1/models", tags=["models"])
+    @routes.get("/models", include_in_schema=False)
+    async def models(request: Request) -> JSONResponse:
+        """Virtual and real models, with limits."""
+        caller_of(request)
+        return JSONResponse({"object": "list", "data": model_cards(face)})
+
+    @routes.get("/v1/models/{name:path}", tags=["models"])
+    async def model(request: Request, name: str) -> JSONResponse:
+        """One of them."""
+        caller_of(request)
+        for card in model_cards(face):
+            if name in (card["id"], card.get("configured_as")):
+                return JSONResponse(card)
+        raise NotFound(f"Model {name[:100]!r} is not configured.", code="model_not_found", param="model")
+
+    @routes.post("/v1/route/explain", tags=["routing"])
+    async def explain(request: Request) -> JSONResponse:
+        """The decision for a chat completion body, without a call."""
+        caller = caller_of(request)
+        seen = describe(await chat_of(request), caller.tenant, face.deps)
+        decision, _ = consider(seen, face.deps)
+        return JSONResponse(explained(seen, decision), headers={"x-request-id": seen.facts.request_id})
+
+    @routes.post("/v1/estimate", tags=["routing"])
+    async def estimate(request: Request) -> JSONResponse:
+        """The cost of a chat completion body without a call; or of `{model, input_tokens, output_tokens}`."""
+        caller = caller_of(request)
+        body = await request_json(request, face)
+        if "messages" not in body:
+            return JSONResponse(bare_estimate(face, body), headers={"x-request-id": face.deps.new_id()})
+        seen = describe(await chat_of(request), caller.tenant, face.deps)
+        decision, _ = consider(seen, face.deps)
+        return JSONResponse(estimated(seen, decision), headers={"x-request-id": seen.facts.request_id})
+
+    @routes.post("/v1/feedback", tags=["learning"])
+    async def feedback(request: Request, given: Feedback) -> JSONResponse:
+        """Kept for the learner; the last one for a request counts."""
+        caller = caller_of(request)
+        tenant = None if caller.admin else caller.tenant
+        if not await face.books.add_feedback(given.request_id, tenant, given.score, given.comment):
+            raise NotFound(
+                f"There is no request {given.request_id!r} of yours.", code="request_not_found", param="request_id"
+            )
+        return JSONResponse({"request_id": given.request_id, "score": given.score, "status": "stored"})
+
+    @routes.get("/v1/usage", tags=["money"])
+    async def usage(
+        request: Request,
+        start: Annotated[date | None, Query(alias="from")] = None,
+        end: Annotated[date | None, Query(alias="to")] = None,
+    ) -> JSONResponse:
+        """Spend by day, tenant, tier and model; an admin sees all, anybody else their own. `to` is inclusive."""
+        caller = caller_of(request)
+        report = await face.books.costs(_midnight(start), _midnight(end, 1), None if caller.admin else caller.tenant)
+        return JSONResponse(report.as_dict())
+
+    add_health(routes, face)
+    return routes
+
+
+def add_health(routes: APIRouter, face: Face) -> None:
+    """Liveness, readiness, metrics: open to whoever can reach the port, and free of charge."""
+
+    @routes.get("/health/liveness", tags=["health"])
+    @routes.get("/health/liveliness", include_in_schema=False)
+    async def liveness() -> JSONResponse:
+        """The process answers."""
+        return JSONResponse({"status": "alive"})
+
+    @routes.get("/health/readiness", tags=["health"])
+    @routes.get("/health", include_in_schema=False)
+    async def readiness() -> JSONResponse:
+        """200 `ready` or `degraded` while one tier can answer, else 503."""
+        status, details = face.readiness()
+        return JSONResponse({"status": status, **details}, 503 if status == "unavailable" else 200)
+
+    @routes.get("/metrics", tags=["health"])
+    async def metrics() -> Response:
+        """Prometheus text."""
+        return Response(face.metrics(), media_type=_METRICS_TYPE)
+
+    @routes.post("/v1/chat/completions", tags=["chat"])
+    async def chat_completions(_body: dict[str, Any]) -> JSONResponse:
+        """A chat completion in OpenAI's shape, plain or streaming.
+
+        `model`: auto, auto:cheap, auto:quality, auto:local, a tier name, or a real model name. Controls: `x-router-*`
+        headers or a `router` member. Unknown fields pass through. (Served in front of this application; here for the
+        docs.)
+        """
+        raise NotFound("The chat route is served in front of this application.")
+
+
+async def whole_body(request: Request, face: Face) -> bytes:
+    """The body, within the same bounds as on the chat route."""
+    headers = lower_headers(request.scope)
+    return await read_body(request.receive, headers, max_bytes=face.max_body_bytes, timeout_s=face.body_timeout_s)
+
+
+async def request_json(request: Request, face: Face) -> dict[str, Any]:
+    """A JSON object body; the raw body stays readable for a second reader."""
+    from router.api.raw_json import decode_object
+
+    body = await whole_body(request, face)
+
+    async def again() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    request._receive = again
+    return decode_object(body)[0]
+
+
+def bare_estimate(face: Face, body: dict[str, Any]) -> dict[str, Any]:
+    """Cost of given token counts on a named model."""
+    model, counts = body.get("model"), [body.get("input_tokens"), body.get("output_tokens")]
+    if not isinstance(model, str):
+        raise BadRequest("model must name a model.", param="model")
+    for name, value in zip(("input_tokens", "output_tokens"), counts, strict=True):
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 10**9:
+            raise BadRequest(f"{name} must be a whole number from 0 to 1e9 (or send messages).", param=name)
+    return dict(face.price_estimate(model, int(counts[0] or 0), int(counts[1] or 0)))
+
+
+def model_cards(face: Face) -> list[dict[str, Any]]:
+    """What `/v1/models` lists. A virtual model's window is the widest that may answer it."""
+    live = [c for c in face.deps.candidates if c.unavailable is None]
+    widest = max((c.context_window_tokens for c in live), default=0)
+    narrow = max((c.context_window_tokens for c in live if c.tier.value == "local"), default=0)
+    cards: list[dict[str, Any]] = [
+        {
+            "id": name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "hybrid-llm-router",
+            "virtual": True,
+            "max_input_tokens": narrow if name == "auto:local" else widest,
+        }
+        for name in VIRTUAL_MODELS
+    ]
+    for candidate in face.deps.candidates:
+        state, why = face.candidate_state(candidate)
+        cards.append(
+            {
+                "id": candidate.wire_model,
+                "object": "model",
+                "created": 0,
+                "owned_by": candidate.provider,
+                "configured_as": candidate.name,
+                "virtual": False,
+                "tier": candidate.tier.value,
+                "state": state,
+                "detail": why,
+                "max_input_tokens": candidate.context_window_tokens,
+                "max_output_tokens": candidate.max_output_tokens,
+                "supports_tools": candidate.supports_tools,
+                "supports_images": candidate.supports_images,
+            }
+        )
+    return cards
+
+
+def _midnight(day: date | None, plus_days: int = 0) -> datetime | None:
+    return None if day is None else datetime.combine(day, time.min, UTC) + timedelta(days=plus_days)

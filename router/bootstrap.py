@@ -1,0 +1,329 @@
+"""The one place that knows every concrete class: settings in, a gateway out; start and stop order."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import ROUND_HALF_EVEN
+from typing import TYPE_CHECKING, Any
+
+from classifier.heuristic import HeuristicScorer
+from local_llm.datamodels import ProcessState
+from router import learned
+from router.api.auth import DEFAULT_TENANT, Authenticator
+from router.api.face import Face, InFlight
+from router.api.idempotency import IdempotencyStore
+from router.clock import SystemClock
+from router.core.budgets import BudgetBook, Period
+from router.core.datamodels import NANO_PER_USD, AssetRate, Candidate, PriceRow, Reject
+from router.core.eligibility import engine_problems
+from router.core.fallback import RetryConfig
+from router.core.health import is_open
+from router.core.lengths import LengthTable
+from router.core.pricing import estimate_usd
+from router.errors import ConfigError, NotFound
+from router.listed_prices import listed_context_window_tokens
+from router.live_state import EngineRoom, LiveState
+from router.ports import Clock, Deps, Provider
+from router.prices import PriceBook, PriceUnknown
+from router.settings_types import QUALITY_TARGETS, ApiModel, Engine, Settings, TierSettings, Wire, to_nanousd
+from router.stores.sql import SqlLedger
+from router.telemetry import PrometheusTelemetry
+from router.tokens import TiktokenCounter
+
+if TYPE_CHECKING:
+    from router.local_engines import LocalTier
+
+_DEFAULT_WINDOW_TOKENS = 128_000
+
+
+@dataclass(slots=True)
+class Gateway:
+    """Everything that runs. `start` and `stop` are each called once."""
+
+    settings: Settings
+    clock: Clock
+    deps: Deps
+    state: LiveState
+    ledger: SqlLedger
+    budgets: BudgetBook
+    telemetry: PrometheusTelemetry
+    tokens: TiktokenCounter
+    book: PriceBook
+    local: LocalTier | None
+    lengths: LengthTable
+    draining: bool = False
+    in_flight: InFlight = field(default_factory=InFlight)
+    _saving: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Books first, then budgets as the books have them; the engine comes up beside them, or later."""
+        loading = asyncio.create_task(asyncio.to_thread(self.tokens.load))
+        if self.local is not None:
+            await self.local.start()
+        await self.ledger.start()
+        await self._carry_over_budgets()
+        known = learned.load(self.settings.server.data_dir)
+        self.lengths.restore(known.get("output_lengths") or {})
+        self.state.restore_input_ratios(known.get("input_tokens") or {})
+        await loading
+        self._saving = asyncio.create_task(self._save_now_and_then())
+
+    async def _save_now_and_then(self) -> None:
+        while True:
+            await self.clock.sleep(learned.SAVE_EVERY_S)
+            await asyncio.to_thread(self._save)
+
+    def _save(self) -> None:
+        known = {"output_lengths": self.lengths.to_dict(), "input_tokens": self.state.input_ratio_sums()}
+        learned.save(self.settings.server.data_dir, known)
+
+    async def _carry_over_budgets(self) -> None:
+        """What this window has already spent, so that a restart forgives nothing."""
+        spent: dict[Period, int] = {}
+        for period, window in self.budgets.windows.items():
+            try:
+                spent[period] = await self.ledger.spent_since(window.starts_at_utc)
+            except Exception:  # noqa: BLE001 - whatever is wrong with the database, the gateway starts
+                self.telemetry.warn("budget_history_unknown")
+        self.budgets.carry_over(spent)
+
+    async def stop(self) -> None:
+        """Connections, engine, books: the books last, since everything before may still settle."""
+        if self._saving is not None:
+            self._saving.cancel()
+            self._save()
+        for provider in set(self.deps.providers.values()):
+            await provider.close()
+        if self.local is not None:
+            await self.local.stop()
+        await self.ledger.close()
+
+    def candidate_state(self, candidate: Candidate) -> tuple[str, str | None]:
+        """(ready | starting | unavailable | cooling down, why not)."""
+        if candidate.unavailable is not None:
+            return "unavailable", candidate.unavailable_detail
+        room = self.state.engines.get(candidate.name)
+        if room is not None:
+            now_s = self.clock.now_s()
+            seen = room.look(now_s)
+            if seen.state is ProcessState.STARTING:
+                return "starting", seen.problem
+            if against := engine_problems(seen, now_s):
+                return "unavailable", seen.problem or ", ".join(reason.value for reason in against)
+        health = self.state.health.get(candidate.name)
+        if health is not None and is_open(health, self.clock.now_s()):
+            return "cooling down", health.cause
+        return "ready", None
+
+    def tier_lines(self) -> list[str]:
+        """Each tier's state for people: `premium: unavailable, OPENAI_API_KEY is not set (openai/gpt-6.1-sol)`."""
+        lines = []
+        for candidate in self.deps.candidates:
+            state, why = self.candidate_state(candidate)
+            lines.append(f"{candidate.tier.value}: {state}{f', {why}' if why else ''} ({candidate.name})")
+        return lines
+
+    def readiness(self) -> tuple[str, dict[str, Any]]:
+        """`ready`, `degraded` (something that is configured does not work) or `unavailable` (no tier can answer)."""
+        states = {c.name: self.candidate_state(c) for c in self.deps.candidates}
+        books = self.ledger.state()
+        if not any(state == "ready" for state, _ in states.values()) or self.draining:
+            status = "unavailable"
+        else:
+            wanted = [c for c in self.deps.candidates if c.unavailable is None]
+            well = books.healthy and all(states[c.name][0] == "ready" for c in wanted)
+            status = "ready" if well else "degraded"
+        tiers = [
+            {"tier": c.tier.value, "model": c.name, "state": states[c.name][0], "detail": states[c.name][1]}
+            for c in self.deps.candidates
+        ]
+        ledger = {"healthy": books.healthy, "detail": books.reason, "spooled_events": books.spooled_events}
+        return status, {"tiers": tiers, "ledger": ledger, "draining": self.draining}
+
+    def face(self) -> Face:
+        """This gateway as HTTP sees it."""
+        server = self.settings.server
+        keys = ((key.tenant, key.key.get_secret_value(), key.admin) for key in server.auth.keys)
+        return Face(
+            deps=self.deps,
+            authenticator=Authenticator.from_keys(required=server.auth.required, keys=keys),
+            idempotency=IdempotencyStore(now_s=self.clock.now_s),
+            books=self.ledger,
+            readiness=self.readiness,
+            candidate_state=self.candidate_state,
+            price_estimate=self.price_estimate,
+            metrics=self.telemetry.render,
+            max_body_bytes=server.max_body_bytes,
+            body_timeout_s=server.body_timeout_s,
+            draining=lambda: self.draining,
+            in_flight=self.in_flight,
+        )
+
+    def price_estimate(self, model: str, input_tokens: int, output_tokens: int) -> dict[str, Any]:
+        """Cost of given token counts at the price in force now; NotFound for a model without a price."""
+        configured = {name: m.price_key for _, m in self.settings.tiers.api_models() for name in (m.name, m.wire_model)}
+        try:
+            row = self.book.row(configured.get(model, model), self.clock.now_utc())
+        except PriceUnknown as error:
+            raise NotFound(str(error), code="model_not_found", param="model") from None
+        cost = estimate_usd(row, input_tokens, output_tokens)
+        return {
+            "model": model,
+            "input_tokens": input_tokens,
+            "output_tokens": output_tokens,
+            "expected_cost_usd": float(cost),
+            "expected_cost_nanousd": int((cost * NANO_PER_USD).to_integral_value(ROUND_HALF_EVEN)),
+            "price_version": row.version,
+        }
+
+
+def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
+    """Put a gateway together; touches no network and starts nothing. Raises ConfigError for a model without a price."""
+    clock = clock or SystemClock()
+    book = PriceBook.load(settings.price_overrides())
+    refuse_unpriced(settings, book, clock.now_utc())
+    local = _local_tier(settings, clock)
+    candidates = (*((local.candidate,) if local is not None else ()), *_api_candidates(settings.tiers))
+    models = {model.name: model for _, model in settings.tiers.api_models()}
+    budgets = _budgets(settings, clock)
+    telemetry = PrometheusTelemetry(
+        models={name for c in candidates for name in (c.name, c.wire_model)},
+        tenants={DEFAULT_TENANT, *(key.tenant for key in settings.server.auth.keys)},
+        now_s=clock.now_s,
+    )
+    engines: Mapping[str, EngineRoom] = {local.candidate.name: local.room} if local is not None else {}
+    assets: Mapping[str, AssetRate] = {local.candidate.name: local.asset} if local is not None else {}
+    heuristic = HeuristicScorer()
+
+    def price_row(candidate: Candidate, at_utc: datetime) -> PriceRow | None:
+        try:
+            return book.row(models[candidate.name].price_key, at_utc)
+        except PriceUnknown:
+            return None
+
+    state = LiveState(
+        clock=clock,
+        candidates=candidates,
+        price_row=price_row,
+        budgets=budgets,
+        engines=engines,
+        assets=assets,
+        scorer=heuristic,
+    )
+    ledger = SqlLedger(settings.server.database_url, settings.server.data_dir, clock=clock, on_warning=telemetry.warn)
+    tokens = TiktokenCounter()
+    lengths = LengthTable()
+    deps = Deps(
+        clock=clock,
+        state=state,
+        candidates=candidates,
+        providers=_providers(models, candidates, local),
+        policies={"": settings.policy.policy_config()}
+        | {preset: settings.policy.policy_config(preset) for preset in QUALITY_TARGETS},
+        tokens=tokens,
+        lengths=lengths,
+        ledger=ledger,
+        budgets=budgets,
+        telemetry=telemetry,
+        timeouts=settings.timeouts.call_timeouts(),
+        fallback_scorer=heuristic,
+        new_id=request_ids(clock),
+        retry=RetryConfig(),
+        store_prompts=settings.server.store_prompts,
+    )
+    gateway = Gateway(settings, clock, deps, state, ledger, budgets, telemetry, tokens, book, local, lengths)
+    telemetry.watch(
+        in_flight=lambda: gateway.in_flight.count,
+        circuits=lambda: {name: health.state for name, health in state.health.items()},
+        ledger=lambda: "healthy" if ledger.state().healthy else "degraded",
+        ledger_states=("healthy", "degraded"),
+    )
+    return gateway
+
+
+def _local_tier(settings: Settings, clock: Clock) -> LocalTier | None:
+    if settings.tiers.local.engine is Engine.NONE:
+        return None
+    # imported only where there is an engine: process and probing machinery is a tenth of a second and 10 MB
+    from router.local_engines import build_local_tier
+
+    return build_local_tier(settings.tiers.local, clock=clock, data_dir=settings.server.data_dir)
+
+
+def request_ids(clock: Clock) -> Callable[[], str]:
+    """Ids that nobody can guess and that sort by time: random ones would touch a new page of every index."""
+
+    def new_id() -> str:
+        return f"req_{int(clock.now_utc().timestamp() * 1000):012x}{secrets.token_hex(8)}"
+
+    return new_id
+
+
+def refuse_unpriced(settings: Settings, book: PriceBook, at_utc: datetime, *, keyless_too: bool = False) -> None:
+    """A model that could be called but whose price nobody knows is a mistake, not a free lunch. Raises ConfigError.
+
+    `keyless_too` looks at models that cannot be called for want of a key as well.
+    """
+    problems = []
+    for tier, model in settings.tiers.api_models():
+        if model.unavailable is None or keyless_too:
+            try:
+                book.row(model.price_key, at_utc)
+            except PriceUnknown as error:
+                problems.append((*settings.places.get(model.path, (None, f"tiers.{tier.value}")), str(error)))
+    if problems:
+        raise ConfigError(problems, settings.source)
+
+
+def _api_candidates(tiers: TierSettings) -> tuple[Candidate, ...]:
+    return tuple(
+        Candidate(
+            name=model.name,
+            tier=tier,
+            provider=model.provider,
+            wire_model=model.wire_model,
+            context_window_tokens=model.context_window_tokens
+            or listed_context_window_tokens(model.model)
+            or _DEFAULT_WINDOW_TOKENS,
+            max_output_tokens=model.max_output_tokens,
+            supports_tools=model.supports_tools,
+            supports_images=model.supports_images,
+            supports_json=model.supports_json,
+            unavailable=Reject.UNCONFIGURED if model.unavailable is not None else None,
+            unavailable_detail=model.unavailable,
+        )
+        for tier, model in tiers.api_models()
+    )
+
+
+def _budgets(settings: Settings, clock: Clock) -> BudgetBook:
+    limits = {Period.DAY: settings.policy.budget_usd_per_day, Period.MONTH: settings.policy.budget_usd_per_month}
+    set_limits = {period: nanousd for period, usd in limits.items() if (nanousd := to_nanousd(usd)) is not None}
+    return BudgetBook(set_limits, now_utc=clock.now_utc)
+
+
+def _providers(
+    models: Mapping[str, ApiModel], candidates: tuple[Candidate, ...], local: LocalTier | None
+) -> Mapping[str, Provider]:
+    """One provider a model. Each is imported only if needed, so that a command that calls nobody starts quickly."""
+    from router.providers.openai_compatible import OpenAICompatibleProvider
+
+    providers: dict[str, Provider] = {}
+    if local is not None:
+        providers[local.candidate.name] = OpenAICompatibleProvider(local.base_url, local.api_key)
+    for candidate in candidates:
+        model = models.get(candidate.name)
+        if model is None or model.unavailable is not None:
+            continue
+        key = model.api_key.get_secret_value() if model.api_key is not None else None
+        if model.wire is Wire.OPENAI and model.api_base is not None:
+            providers[candidate.name] = OpenAICompatibleProvider(model.api_base, key)
+        else:
+            from router.providers.litellm_provider import LiteLLMProvider
+
+            providers[candidate.name] = LiteLLMProvider(model.model, api_key=key, api_base=model.api_base)
+    return providers

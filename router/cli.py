@@ -1,0 +1,290 @@
+"""The command line. Commands import what they need when they run, so that `--help` is quick.
+
+Exit codes: 0 done, 1 the thing itself failed, 2 wrong use.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal, InvalidOperation
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from router import __version__
+from router.commands.output import Format
+from router.errors import ConfigError, RouterError
+
+app = typer.Typer(
+    name="hybrid-llm-router",
+    help="One OpenAI-compatible endpoint over a local, a cheap and a premium LLM tier.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+report = typer.Typer(help="The books.", no_args_is_help=True, rich_markup_mode=None)
+prices = typer.Typer(help="The price book.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(report, name="report")
+app.add_typer(prices, name="prices")
+
+
+class LogLevel(StrEnum):
+    """How much is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Processing(StrEnum):
+    """Kinds of processing that a price may be for."""
+
+    STANDARD = "standard"
+    BATCH = "batch"
+    FLEX = "flex"
+    PRIORITY = "priority"
+
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", exists=True, dir_okay=False, help="Config file; default ./router.yaml, else the shipped one."
+    ),
+]
+FormatOption = Annotated[Format, typer.Option("--format", help="How the result is written.")]
+
+
+def _decimal(text: str) -> Decimal:
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        raise typer.BadParameter(f"{text!r} is no number") from None
+    if not value.is_finite() or value < 0:
+        raise typer.BadParameter(f"{text!r} is no finite number of 0 or more")
+    return value
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hybrid-llm-router {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(
+    config: ConfigOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; wins over the config.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Port; wins over the config.")] = None,
+    log_level: Annotated[LogLevel, typer.Option(help="Least important line that is logged.")] = LogLevel.INFO,
+) -> None:
+    """Run the gateway until it is told to stop."""
+    from router.commands import gateway
+
+    gateway.serve(config, host=host, port=port, log_level=log_level.value)
+
+
+@app.command("check-config")
+def check_config(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Config file to check.")],
+) -> None:
+    """Say every mistake of a config at once, with line and cure."""
+    from router.bootstrap import refuse_unpriced
+    from router.prices import PriceBook
+    from router.settings import load_settings
+
+    settings = load_settings(file)
+    refuse_unpriced(settings, PriceBook.load(settings.price_overrides()), datetime.now(UTC), keyless_too=True)
+    for key in settings.not_acted_on:
+        typer.echo(f"{file}: {key}: accepted, but not acted on in this release", err=True)
+    for name in settings.ignored_env:
+        typer.echo(f"{name} (environment): is no setting and was ignored", err=True)
+    typer.echo(f"{file}: ok")
+
+
+@app.command()
+def doctor(config: ConfigOption = None, form: FormatOption = Format.TABLE) -> None:
+    """Say how keys, tiers, engine, database and prices are, and which cost lever is off."""
+    from router.commands.doctor import run
+
+    if not run(config, form):
+        raise typer.Exit(1)
+
+
+@app.command()
+def explain(
+    prompt: Annotated[str | None, typer.Option(help="A prompt, sent as one user message to `auto`.")] = None,
+    request: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, allow_dash=True, help="A request body; - reads stdin.")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Print the decision for a request as JSON; nothing is called."""
+    from router.commands import gateway
+
+    if (prompt is None) == (request is None):
+        raise typer.BadParameter("give either --prompt or --request")
+    gateway.explain(config, prompt=prompt, request=request)
+
+
+@app.command()
+def estimate(
+    model: Annotated[str, typer.Option(help="Model, such as openai/gpt-6-luna, or its name in the config.")],
+    input_tokens: Annotated[int, typer.Option(min=0, help="Input tokens of a request, cached ones included.")],
+    output_tokens: Annotated[int, typer.Option(min=0, help="Output tokens of a request.")],
+    cached_input_tokens: Annotated[int, typer.Option(min=0, help="Input tokens read from a provider's cache.")] = 0,
+    requests_per_day: Annotated[float | None, typer.Option(min=0, help="Requests a day.")] = None,
+    users: Annotated[int | None, typer.Option(min=0, help="Users; with --calls instead of --requests-per-day.")] = None,
+    calls: Annotated[float | None, typer.Option(min=0, help="Calls a user makes a day.")] = None,
+    at: Annotated[str | None, typer.Option(help="Date or time (UTC) whose prices hold; default now.")] = None,
+    processing: Annotated[Processing, typer.Option(help="Kind of processing.")] = Processing.STANDARD,
+    config: ConfigOption = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Cost before the call: per request, day and month."""
+    from router.commands import estimate as command
+
+    if cached_input_tokens > input_tokens:
+        raise typer.BadParameter("--cached-input-tokens cannot exceed --input-tokens")
+    if requests_per_day is not None and (users is not None or calls is not None):
+        raise typer.BadParameter("give --requests-per-day, or --users and --calls")
+    if (users is None) != (calls is None):
+        raise typer.BadParameter("--users and --calls belong together")
+    command.run(
+        config,
+        form,
+        model=model,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        cached_input_tokens=cached_input_tokens,
+        requests_per_day=requests_per_day if users is None or calls is None else users * calls,
+        at_utc=_moment(at),
+        processing=processing.value,
+    )
+
+
+@report.command("costs")
+def report_costs(
+    start: Annotated[str | None, typer.Option("--from", help="First day (UTC), such as 2026-11-01.")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="Last day (UTC), included.")] = None,
+    config: ConfigOption = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """What was spent, by day, tenant, tier and model."""
+    from router.commands import costs
+
+    costs.run(config, form, start=_day(start, "--from"), end=_day(end, "--to"))
+
+
+@report.command("break-even")
+def report_break_even(
+    usd_per_hour: Annotated[
+        Decimal, typer.Option(parser=_decimal, metavar="NUMBER", help="What an hour of the hardware costs in USD.")
+    ],
+    input_tokens: Annotated[int, typer.Option(min=0, help="Input tokens of a usual request.")],
+    output_tokens: Annotated[int, typer.Option(min=0, help="Output tokens of a usual request.")],
+    api_input_usd_per_mtok: Annotated[
+        Decimal, typer.Option(parser=_decimal, metavar="NUMBER", help="Input price of the API it would replace.")
+    ],
+    api_output_usd_per_mtok: Annotated[
+        Decimal, typer.Option(parser=_decimal, metavar="NUMBER", help="Output price of the API it would replace.")
+    ],
+    slo_capacity_rps: Annotated[
+        Decimal,
+        typer.Option(parser=_decimal, metavar="NUMBER", help="Requests a second it carries within its promises."),
+    ],
+    saturation_rps: Annotated[
+        Decimal, typer.Option(parser=_decimal, metavar="NUMBER", help="Requests a second it completes at most.")
+    ],
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """From which load on hardware of your own is cheaper than an API of the same quality."""
+    from router.commands import break_even
+
+    if not 0 < slo_capacity_rps <= saturation_rps:
+        raise typer.BadParameter("needs 0 < --slo-capacity-rps <= --saturation-rps")
+    break_even.run(
+        form,
+        usd_per_hour=usd_per_hour,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        api_input_usd_per_mtok=api_input_usd_per_mtok,
+        api_output_usd_per_mtok=api_output_usd_per_mtok,
+        slo_capacity_rps=slo_capacity_rps,
+        saturation_rps=saturation_rps,
+    )
+
+
+@prices.command("show")
+def prices_show(
+    model: Annotated[str, typer.Argument(help="Model, such as openai/gpt-6-luna.")],
+    at: Annotated[str | None, typer.Option(help="Date or time (UTC); default now.")] = None,
+    config: ConfigOption = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """The row in force, where it comes from and since when."""
+    from router.commands import price_book
+
+    price_book.show(config, form, model=model, at_utc=_moment(at))
+
+
+@prices.command("check")
+def prices_check(config: ConfigOption = None, form: FormatOption = Format.TABLE) -> None:
+    """Gaps, clashes and changes to come of the configured models' prices."""
+    from router.commands import price_book
+
+    if not price_book.check(config, form):
+        raise typer.Exit(1)
+
+
+def _moment(text: str | None) -> datetime:
+    if text is None:
+        return datetime.now(UTC)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no date; write 2026-12-01 or 2026-12-01T13:00") from error
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _day(text: str | None, option: str) -> date | None:
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{option} {text!r} is no day; write 2026-12-01") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and leave with its exit code."""
+    try:
+        app(list(sys.argv[1:] if arguments is None else arguments))
+    except ConfigError as error:
+        typer.echo(str(error), err=True)
+    except RouterError as error:
+        typer.echo(f"error: {error.message}", err=True)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of a pipe has gone (`| head`): nothing is wrong, but the interpreter must not try to flush again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    else:
+        return
+    sys.exit(1)

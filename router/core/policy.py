@@ -1,0 +1,363 @@
+"""The decision: a total, deterministic function over one frozen snapshot.
+
+    choose c among the eligible, above the quality floor, minimising
+        J_c = m_c + lambda_B * cash_c + lambda_L * late_c + nu * (p_max - p_c)
+
+m is the marginal price: expected cash of an API (with its chance of a retry), energy plus congestion price of a local
+engine. Fully loaded cost never enters: deciding on it makes an idle GPU look dear, and so idler still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from classifier.datamodels import Score
+from local_llm.datamodels import Binding, LocalSnapshot, Tightness
+from local_llm.tightness import tightness
+from local_llm.workunits import work_gpu_s
+from router.core.datamodels import (
+    NANO_PER_USD,
+    TIER_ORDER,
+    Alternative,
+    Candidate,
+    Decision,
+    Flag,
+    Locality,
+    PolicyConfig,
+    Reason,
+    Reject,
+    RequestFacts,
+    Snapshot,
+    Tier,
+)
+from router.core.eligibility import why_not
+from router.core.pricing import estimate_nanousd
+from router.core.replay import hash_inputs, moment_bytes
+
+_SATURATED = {
+    Binding.TTFT: Reject.SATURATED_TTFT,
+    Binding.TPOT: Reject.SATURATED_TPOT,
+    Binding.PREFILL_BURST: Reject.SATURATED_PREFILL_BURST,
+    Binding.KV: Reject.SATURATED_KV,
+    Binding.SEQS: Reject.SATURATED_SEQS,
+}
+_SPILL = {
+    Reject.SATURATED_TTFT: Reason.SPILL_TTFT,
+    Reject.SATURATED_TPOT: Reason.SPILL_TPOT,
+    Reject.SATURATED_PREFILL_BURST: Reason.SPILL_PREFILL_BURST,
+    Reject.SATURATED_KV: Reason.SPILL_KV,
+    Reject.SATURATED_SEQS: Reason.SPILL_SEQS,
+}
+_EPSILON = 1e-12
+
+
+@dataclass(slots=True)
+class _Option:
+    """A candidate while it is being weighed."""
+
+    candidate: Candidate
+    p: float
+    reasons: tuple[Reject, ...] = ()
+    saturated: Reject | None = None
+    cash_usd: float = 0.0
+    marginal_usd: float = 0.0
+    uncongested_usd: float = 0.0
+    standard_usd: float | None = None
+    reserve_nanousd: int = 0
+    fit: Tightness | None = None
+    work_gpu_s: float | None = None
+    objective_usd: float | None = None
+
+    @property
+    def order(self) -> tuple[int, str]:
+        return TIER_ORDER[self.candidate.tier], self.candidate.name
+
+
+def decide(
+    facts: RequestFacts,
+    score: Score,
+    candidates: Sequence[Candidate],
+    snapshot: Snapshot,
+    cfg: PolicyConfig,
+) -> Decision:
+    """Choose among `candidates`. No clock, no I/O, no dice: the same inputs give the same bytes.
+
+    The result ranks the chosen candidate and those to fall back to; when nothing can answer it says whether waiting
+    for the local engine may help.
+    """
+    ordered = sorted(candidates, key=lambda c: (TIER_ORDER[c.tier], c.name))
+    options = [_weigh(c, facts, score, snapshot, cfg) for c in ordered]
+    floor, flags = _floor(facts, cfg)
+    pace = max((budget.pace for budget in snapshot.budgets), default=0.0)
+    eligible = [o for o in options if not o.reasons and o.saturated is None]
+    ranked = _rank(eligible, floor, pace, cfg)
+    wanted_local = _wanted_but_full(options, eligible, ranked, floor, pace, cfg)
+    queue_for_s = 0.0
+    if wanted_local is not None and (not ranked or cfg.on_saturation != "spill"):
+        ranked, queue_for_s, extra = _on_saturation(wanted_local, ranked, snapshot, cfg)
+        flags += extra
+    best = ranked[0] if ranked else None
+    moment = moment_bytes(facts, score, snapshot, cfg)
+    flags += _flags_of(best, facts, snapshot)
+    return Decision(
+        ranked=tuple(o.candidate for o in ranked),
+        alternatives=tuple(_alternative(o, best) for o in options),
+        reason=_reason(best, options, wanted_local, facts) if best is not None else None,
+        reserve_nanousd=best.reserve_nanousd if best is not None else 0,
+        score=score,
+        inputs_hash=hash_inputs(candidates, snapshot, moment),
+        policy_version=cfg.policy_version,
+        flags=tuple(dict.fromkeys(flags)),
+        queue_for_s=queue_for_s,
+        blocked_by_saturation=wanted_local is not None and not ranked,
+        moment=moment,
+    )
+
+
+def _weigh(candidate: Candidate, facts: RequestFacts, score: Score, snapshot: Snapshot, cfg: PolicyConfig) -> _Option:
+    option = _Option(candidate, score.p(candidate.tier.value, candidate.name))
+    estimate = facts.estimate
+    input_tokens = max(1, round(estimate.input_tokens * snapshot.input_token_ratio.get(candidate.name, 1.0)))
+    if candidate.tier is not Tier.LOCAL:
+        _price_api(option, facts, snapshot, input_tokens)
+    option.reasons = why_not(
+        candidate, facts, snapshot, cfg, input_tokens=input_tokens, reserve_nanousd=option.reserve_nanousd
+    )
+    if candidate.tier is Tier.LOCAL and candidate.name in snapshot.engines:
+        _price_local(option, facts, snapshot, snapshot.engines[candidate.name], cfg, input_tokens)
+    return option
+
+
+def _price_api(option: _Option, facts: RequestFacts, snapshot: Snapshot, input_tokens: int) -> None:
+    name = option.candidate.name
+    row = snapshot.prices.get(name)
+    if row is None:
+        return
+    estimate = facts.estimate
+    mean_usd = estimate_nanousd(row, input_tokens, estimate.output_mean_tokens * facts.n) / NANO_PER_USD
+    health = snapshot.health.get(name)
+    retries = health.failure_ratio if health is not None else 0.0
+    option.cash_usd = mean_usd * (1.0 + retries)
+    option.marginal_usd = option.uncongested_usd = option.cash_usd
+    option.standard_usd = mean_usd
+    option.reserve_nanousd = estimate_nanousd(row, input_tokens, estimate.output_p90_tokens * facts.n)
+
+
+def _price_local(
+    option: _Option,
+    facts: RequestFacts,
+    snapshot: Snapshot,
+    engine: LocalSnapshot,
+    cfg: PolicyConfig,
+    input_tokens: int,
+) -> None:
+    name = option.candidate.name
+    output_tokens = facts.estimate.output_mean_tokens * facts.n
+    option.fit = fit = tightness(
+        engine.inflight,
+        engine.coefficients,
+        engine.limits,
+        engine.slo,
+        prompt_tokens=input_tokens,
+        expected_output_tokens=output_tokens,
+        now_s=snapshot.now_s,
+        f_ttft=cfg.f_ttft,
+        f_tpot=cfg.f_tpot,
+        f_bucket=cfg.f_bucket,
+        f_kv=cfg.f_kv,
+    )
+    if fit.u > 1.0:
+        option.saturated = _SATURATED[fit.binding]
+    asset = snapshot.assets.get(name)
+    priced = asset.coefficients if asset is not None and asset.coefficients is not None else engine.coefficients
+    work = work_gpu_s(priced, prompt_tokens=input_tokens, cached_tokens=0, output_tokens=output_tokens)
+    option.work_gpu_s = work
+    energy_usd = work * float(asset.energy_usd_per_gpu_s) if asset is not None else 0.0
+    rate = asset.usd_per_gpu_s if asset is not None else None
+    option.standard_usd = work * float(rate) if rate is not None else 0.0
+    option.uncongested_usd = energy_usd
+    price = congestion_usd_per_gpu_s(fit.u, snapshot.density_quantiles.get(name, ()), cfg.congestion_from_u)
+    option.marginal_usd = energy_usd + price * work
+
+
+def congestion_usd_per_gpu_s(u: float, density_quantiles: Sequence[float], from_u: float) -> float:
+    """mu(u): 0 up to `from_u`, then the (u - from_u)/(1 - from_u) quantile of recent value densities.
+
+    Static on purpose: a price with dynamics of its own decays between bursts and lost to this one.
+    """
+    if u <= from_u or not density_quantiles:
+        return 0.0
+    position = min(1.0, (u - from_u) / (1.0 - from_u)) * (len(density_quantiles) - 1)
+    low = int(position)
+    high = min(low + 1, len(density_quantiles) - 1)
+    share = position - low
+    return density_quantiles[low] * (1.0 - share) + density_quantiles[high] * share
+
+
+def _floor(facts: RequestFacts, cfg: PolicyConfig) -> tuple[float, list[Flag]]:
+    """The share of the best eligible p that is asked for. Without a calibration sample the target serves as floor."""
+    asked = [f for f in (facts.quality_floor_ratio, cfg.quality_floor_ratio) if f is not None]
+    if asked:
+        return max(asked), []
+    if cfg.nu_usd is None:
+        return cfg.quality_target_ratio, [Flag.QUALITY_TARGET_AS_FLOOR]
+    return 0.0, []
+
+
+def _objective(option: _Option, marginal_usd: float, p_max: float, pace: float, cfg: PolicyConfig) -> float:
+    late = max(0.0, option.fit.u - 1.0) if option.fit is not None else 0.0
+    lack = (cfg.nu_usd or 0.0) * (p_max - option.p)
+    return marginal_usd + pace * option.cash_usd + cfg.lambda_late_usd * late + lack
+
+
+def _rank(eligible: list[_Option], floor: float, pace: float, cfg: PolicyConfig) -> list[_Option]:
+    """Best first. The rest is ranked as if those before it had gone: a fallback is the next decision, not the next row.
+
+    Sets objectives and QUALITY_BELOW_FLOOR from the first round, the one that chooses.
+    """
+    ranked: list[_Option] = []
+    remaining = list(eligible)
+    while remaining:
+        p_max = max(o.p for o in remaining)
+        passing = [o for o in remaining if o.p >= floor * p_max - _EPSILON]
+        for option in remaining:
+            if ranked:
+                break
+            if option in passing:
+                option.objective_usd = _objective(option, option.marginal_usd, p_max, pace, cfg)
+            else:
+                option.reasons = (Reject.QUALITY_BELOW_FLOOR,)
+        best = min(passing, key=lambda o: (_objective(o, o.marginal_usd, p_max, pace, cfg), o.order))
+        ranked.append(best)
+        remaining.remove(best)
+    return ranked
+
+
+def _wanted_but_full(
+    options: list[_Option],
+    eligible: list[_Option],
+    ranked: list[_Option],
+    floor: float,
+    pace: float,
+    cfg: PolicyConfig,
+) -> _Option | None:
+    """The local engine that would have been chosen had it been empty, if there is one.
+
+    An engine whose readings are stale counts as full too, but is waited for only where nothing else may answer.
+    """
+    full = [o for o in options if o.saturated is not None and not o.reasons]
+    if not ranked:
+        full += [o for o in options if o.reasons == (Reject.METRICS_STALE,)]
+    for option in full:
+        p_max = max([o.p for o in eligible] + [option.p])
+        if option.p < floor * p_max - _EPSILON:
+            continue
+        if not ranked:
+            return option
+        mine = _objective(option, option.uncongested_usd, p_max, pace, cfg) - cfg.lambda_late_usd * _late(option)
+        best = _objective(ranked[0], ranked[0].marginal_usd, p_max, pace, cfg)
+        if mine <= best + _EPSILON:
+            return option
+    return None
+
+
+def _late(option: _Option) -> float:
+    return max(0.0, option.fit.u - 1.0) if option.fit is not None else 0.0
+
+
+def _on_saturation(
+    wanted: _Option, ranked: list[_Option], snapshot: Snapshot, cfg: PolicyConfig
+) -> tuple[list[_Option], float, list[Flag]]:
+    """What to do when the engine we want is full and spilling is not possible or not wished.
+
+    An idle engine always admits: waiting for an empty engine to get emptier would be waiting for ever.
+    """
+    engine = snapshot.engines[wanted.candidate.name]
+    known = not wanted.reasons
+    if known and engine.inflight.n == 0 and not (engine.engine is not None and engine.engine.running_requests):
+        wanted.saturated = None
+        wanted.objective_usd = wanted.marginal_usd
+        return [wanted, *ranked], 0.0, [Flag.SLO_UNREACHABLE]
+    if cfg.on_saturation == "reject":
+        return [], 0.0, []
+    return ranked, engine.slo.ttft_s, []
+
+
+def _reason(best: _Option, options: list[_Option], wanted_local: _Option | None, facts: RequestFacts) -> Reason:
+    if facts.pinned_model is not None or facts.pinned_tier is not None:
+        return Reason.PINNED_BY_CLIENT
+    tier = best.candidate.tier
+    if tier is Tier.LOCAL:
+        if facts.locality is Locality.LOCAL_ONLY:
+            return Reason.LOCAL_ONLY_POLICY
+        return Reason.LOCAL_IDLE_FREE if best.marginal_usd <= 0.0 else Reason.LOCAL_CHEAPER_MARGINAL
+    if wanted_local is not None and wanted_local.saturated is not None:
+        return _SPILL[wanted_local.saturated]
+    rivals = [o for o in options if o is not best and o.objective_usd is not None]
+    priced_out = [o for o in rivals if o.candidate.tier is Tier.LOCAL and o.marginal_usd > o.uncongested_usd]
+    if any(_beats_uncongested(o, best) for o in priced_out):
+        return Reason.SPILL_CONGESTION_PRICE
+    below = [o for o in options if Reject.QUALITY_BELOW_FLOOR in o.reasons]
+    if tier is Tier.CHEAP:
+        return Reason.CHEAP_API_CHEAPEST if rivals or below else Reason.ONLY_ELIGIBLE
+    cheaper = [o for o in (*rivals, *below) if o.marginal_usd < best.marginal_usd]
+    if cheaper:
+        return Reason.PREMIUM_QUALITY_FLOOR
+    return Reason.PREMIUM_API_CHEAPEST if rivals or below else Reason.ONLY_ELIGIBLE
+
+
+def _beats_uncongested(local: _Option, best: _Option) -> bool:
+    if local.objective_usd is None or best.objective_usd is None:
+        return False
+    return local.objective_usd - (local.marginal_usd - local.uncongested_usd) <= best.objective_usd + _EPSILON
+
+
+def _flags_of(best: _Option | None, facts: RequestFacts, snapshot: Snapshot) -> list[Flag]:
+    flags: list[Flag] = []
+    if facts.estimate.source == "default":
+        flags.append(Flag.ESTIMATE_DEFAULT)
+    if best is None:
+        return flags
+    row = snapshot.prices.get(best.candidate.name)
+    if row is not None:
+        flags += row.flags
+        if facts.estimate.input_tokens >= row.tiers[-1].from_input_tokens > 0:
+            flags.append(Flag.TIER_CLIFF)
+    engine = snapshot.engines.get(best.candidate.name)
+    if engine is not None:
+        if not engine.coefficients.calibrated:
+            flags.append(Flag.COEFFS_UNCALIBRATED)
+        flags += [Flag(w) for w in engine.warnings if w in Flag.__members__]
+        asset = snapshot.assets.get(best.candidate.name)
+        if asset is None or asset.usd_per_gpu_s is None:
+            flags.append(Flag.UNPRICED_ASSET)
+    return flags
+
+
+def _alternative(option: _Option, best: _Option | None) -> Alternative:
+    reasons = option.reasons
+    if not reasons and option.saturated is not None:
+        reasons = (option.saturated,)
+    elif not reasons and option is not best:
+        reasons = (Reject.DOMINATED,)
+    return Alternative(
+        name=option.candidate.name,
+        tier=option.candidate.tier,
+        reasons=reasons,
+        expected_cost_usd=option.standard_usd,
+        marginal_cost_usd=option.marginal_usd if option.standard_usd is not None else None,
+        standard_cost_usd=option.standard_usd,
+        reserve_nanousd=option.reserve_nanousd,
+        p_adequate=option.p,
+        objective_usd=option.objective_usd,
+        tightness=option.fit.u if option.fit is not None else None,
+        ttft_s=option.fit.ttft_s if option.fit is not None else None,
+        tpot_s=option.fit.tpot_s if option.fit is not None else None,
+        work_gpu_s=option.work_gpu_s,
+    )
+
+
+def with_exploration(decision: Decision, probability: float) -> Decision:
+    """The same decision, taken with a known probability (for unbiased learning from logs)."""
+    return replace(decision, exploration_probability=probability)

@@ -1,0 +1,67 @@
+"""Why nothing may answer, said to the caller: one decision without a candidate -> one error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from router.core.datamodels import Alternative, Candidate, Decision, Locality, Reject, RequestFacts
+from router.errors import BadRequest, ContextTooLong, NoRoute, OverBudget, RouterError, Saturated
+
+_WRONG_PLACE = frozenset({Reject.NOT_ALLOWED, Reject.RESIDENCY, Reject.UNCONFIGURED, Reject.PRICE_UNKNOWN})
+
+
+def why_nothing(
+    decision: Decision, facts: RequestFacts, candidates: Sequence[Candidate], *, retry_after_s: float
+) -> RouterError:
+    """The error for a decision whose `ranked` is empty. `retry_after_s` is used where waiting can help."""
+    rejected = tuple((alt.name, tuple(r.value for r in alt.reasons)) for alt in decision.alternatives)
+    if decision.blocked_by_saturation:
+        only_local = facts.locality is Locality.LOCAL_ONLY
+        return Saturated(
+            "The local engine is full and no other tier may answer this request; try again later.",
+            rejected,
+            retry_after_s=retry_after_s,
+            local_only=only_local,
+        )
+    possible = [alt for alt in decision.alternatives if not _WRONG_PLACE & set(alt.reasons)]
+    by_name = {c.name: c for c in candidates}
+    if possible and all(Reject.CONTEXT_TOO_LONG in alt.reasons for alt in possible):
+        return _too_long(possible, facts, by_name)
+    if possible and all(Reject.CAPABILITY_MISSING in alt.reasons for alt in possible):
+        return _incapable(facts)
+    if any(set(alt.reasons) <= {Reject.OVER_REQUEST_CAP} for alt in possible):
+        return OverBudget(
+            "Every candidate may cost more than this request's cap; raise x-router-max-cost-usd or lower max_tokens.",
+            code="request_cap_exceeded",
+            param="x-router-max-cost-usd",
+        )
+    if any(set(alt.reasons) <= {Reject.BUDGET_EXHAUSTED, Reject.OVER_REQUEST_CAP} for alt in possible):
+        return OverBudget("The budget of this window is exhausted; see policy.budget_usd_per_day and _per_month.")
+    text = "; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in rejected)
+    return NoRoute(f"No tier can answer this request now ({text}).", rejected)
+
+
+def _too_long(possible: Sequence[Alternative], facts: RequestFacts, by_name: dict[str, Candidate]) -> ContextTooLong:
+    windows = [by_name[alt.name] for alt in possible]
+    widest = max(windows, key=lambda c: c.context_window_tokens)
+    asked = f"about {facts.estimate.input_tokens} prompt tokens"
+    if facts.max_output_tokens is not None:
+        asked += f" plus max_tokens {facts.max_output_tokens}"
+    return ContextTooLong(
+        f"This request needs {asked}; the largest context window that may answer is {widest.context_window_tokens} "
+        f"tokens ({widest.name}). Shorten the prompt or lower max_tokens.",
+        param="messages",
+    )
+
+
+def _incapable(facts: RequestFacts) -> BadRequest:
+    needs = [
+        (facts.needs_images, "images", "messages"),
+        (facts.needs_tools, "tools", "tools"),
+        (facts.needs_json, "response_format", "response_format"),
+    ]
+    wanted = [(what, param) for needed, what, param in needs if needed]
+    names = ", ".join(what for what, _ in wanted)
+    return BadRequest(
+        f"No configured model that may answer supports {names}.", code="capability_missing", param=wanted[0][1]
+    )

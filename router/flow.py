@@ -1,0 +1,160 @@
+"""The order of steps of one request; open this file first.
+
+    describe ─ score ─ DECIDE ─ claim ─ reserve ─ attempt(s) ─ settle ─ answer
+
+Nothing after the decision changes it; nothing before it does slow I/O. The flow knows no HTTP, no store and no
+provider: it is given them (`Deps`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from classifier.datamodels import RequestFeatures, Score
+from classifier.features import features as featurize
+from router.core.chat import ChatRequest
+from router.core.datamodels import Decision, Flag, Locality, Outcome, PolicyConfig, RequestFacts, Snapshot
+from router.core.policy import decide
+from router.core.refusal import why_nothing
+from router.core.virtual_models import resolve
+from router.delivery import AnswerMeta, PlainAnswer, StreamAnswer, answer_meta, deliver
+from router.errors import RouterError
+from router.ports import Deps, PlainReply
+from router.settlement import Case, Settlement, outcome_of_exit, refused_record
+
+_TOKENS_PER_IMAGE = 800
+
+__all__ = ["AnswerMeta", "Described", "PlainAnswer", "StreamAnswer", "choose", "consider", "describe", "handle_chat"]
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A request, counted and scored, before anything is decided. `flags` are warnings that every decision carries."""
+
+    chat: ChatRequest
+    facts: RequestFacts
+    features: RequestFeatures
+    score: Score
+    cfg: PolicyConfig
+    received_at_utc: datetime
+    flags: tuple[Flag, ...] = ()
+
+
+async def handle_chat(chat: ChatRequest, tenant: str, deps: Deps) -> PlainAnswer | StreamAnswer:
+    """Answer one request from the cheapest place that is good enough. Raises RouterErrors.
+
+    A `StreamAnswer` must be closed by whoever gets it; it settles itself when it ends or is closed.
+    """
+    seen = describe(chat, tenant, deps)
+    decision, snapshot = await choose(seen, deps)
+    if not decision.ranked:
+        raise _refuse(seen, decision, deps)
+    case = Case(chat, seen.facts, seen.features, decision, snapshot, seen.cfg, seen.received_at_utc, deps.state.world())
+    bill = Settlement(case, deps)
+    try:
+        bill.claim()
+        await bill.open()
+        reply = await deliver(bill, deps)
+    except BaseException as error:
+        bill.abandon(outcome_of_exit(error))
+        raise
+    if isinstance(reply, PlainReply):
+        bill.finish(Outcome.OK)
+        return PlainAnswer(answer_meta(bill, cost_observed=True), reply.body)
+    return StreamAnswer(reply, bill)
+
+
+def describe(chat: ChatRequest, tenant: str, deps: Deps) -> Described:
+    """Count tokens, take features, score; no I/O. Raises NotFound for an unknown model."""
+    received_at_s = deps.clock.now_s()
+    target = resolve(chat.requested_model, deps.candidates)
+    tokens, estimated = deps.tokens.count((*chat.texts, *chat.schema_texts), messages=chat.message_count)
+    if chat.image_count:
+        tokens, estimated = tokens + chat.image_count * _TOKENS_PER_IMAGE, True
+    seen = featurize(
+        texts=chat.texts,
+        system_text=chat.system_text,
+        last_user_text=chat.last_user_text,
+        turns=chat.turns,
+        input_tokens=tokens,
+        input_tokens_estimated=estimated,
+        has_tools=chat.has_tools,
+        has_images=chat.has_images,
+        wants_json=chat.wants_json,
+        max_output_tokens=chat.max_output_tokens,
+    )
+    request_class = _class_of(chat, tokens)
+    local_only = target.locality is Locality.LOCAL_ONLY or chat.controls.locality is Locality.LOCAL_ONLY
+    facts = RequestFacts(
+        request_id=deps.new_id(),
+        tenant=tenant,
+        estimate=deps.lengths.estimate(request_class, tokens, estimated=estimated, cap=chat.max_output_tokens),
+        received_at_s=received_at_s,
+        deadline_s=deps.timeouts.total_s,
+        request_class=request_class,
+        needs_tools=chat.has_tools,
+        needs_images=chat.has_images,
+        needs_json=chat.wants_json,
+        stream=chat.stream,
+        max_output_tokens=chat.max_output_tokens,
+        n=chat.n,
+        pinned_model=target.pinned.name if target.pinned is not None else None,
+        pinned_tier=target.tier,
+        locality=Locality.LOCAL_ONLY if local_only else Locality.ANY,
+        quality_floor_ratio=chat.controls.quality_floor_ratio,
+        max_nanousd=chat.controls.max_nanousd,
+        session=chat.controls.session,
+    )
+    score, flags = _score(seen, deps)
+    return Described(chat, facts, seen, score, deps.policies[target.preset or ""], deps.clock.now_utc(), flags)
+
+
+def _class_of(chat: ChatRequest, input_tokens: int) -> str:
+    """The class whose output lengths are learnt together: what is asked for, and how much is shown."""
+    kind = "tools" if chat.has_tools else "json" if chat.wants_json else "chat"
+    size = "short" if input_tokens < 100 else "medium" if input_tokens < 1000 else "long"
+    return f"{kind}/{size}"
+
+
+def _score(seen: RequestFeatures, deps: Deps) -> tuple[Score, tuple[Flag, ...]]:
+    """The score in force; a scorer that fails is replaced by the prior, and every record says so."""
+    try:
+        return deps.state.scorer().score(seen), ()
+    except Exception:  # noqa: BLE001 - whatever a model does, the request is still answered
+        deps.telemetry.warn("classifier_unavailable")
+        return deps.fallback_scorer.score(seen), (Flag.CLASSIFIER_UNAVAILABLE,)
+
+
+def consider(seen: Described, deps: Deps) -> tuple[Decision, Snapshot]:
+    """One decision over one look at the world."""
+    snapshot = deps.state.snapshot()
+    decision = decide(seen.facts, seen.score, deps.candidates, snapshot, seen.cfg)
+    if seen.flags:
+        decision = replace(decision, flags=(*decision.flags, *seen.flags))
+    return decision, snapshot
+
+
+async def choose(seen: Described, deps: Deps) -> tuple[Decision, Snapshot]:
+    """Decide; where the policy lets a request queue for the local engine, wait for room and decide again."""
+    started_at_s = deps.clock.now_s()
+    while True:
+        decision, snapshot = consider(seen, deps)
+        left_s = started_at_s + decision.queue_for_s - deps.clock.now_s()
+        if decision.queue_for_s <= 0.0 or left_s <= 0.0:
+            deps.state.note_decision(decision)
+            return decision, snapshot
+        await deps.state.room_changed(left_s)
+
+
+def _refuse(seen: Described, decision: Decision, deps: Deps) -> RouterError:
+    duration_s = deps.clock.now_s() - seen.facts.received_at_s
+    record = refused_record(
+        seen.chat, seen.facts, seen.features, decision, received_at_utc=seen.received_at_utc, duration_s=duration_s
+    )
+    deps.ledger.settle(record, hold_open=False)
+    deps.telemetry.request_done(record, overhead_s=duration_s)
+    ttfts = [alt.ttft_s for alt in decision.alternatives if alt.ttft_s is not None]
+    error = why_nothing(decision, seen.facts, deps.candidates, retry_after_s=max(1.0, min(ttfts, default=1.0)))
+    error.request_id = seen.facts.request_id
+    return error

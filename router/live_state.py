@@ -1,0 +1,288 @@
+"""The current look at the world: parts that change are replaced whole, a `Snapshot` of them is built per decision.
+
+Everything here runs on the event loop's thread; each call is O(1) in the number of requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from local_llm.calibration import Calibration
+from local_llm.datamodels import (
+    EngineCoefficients,
+    EngineLimits,
+    EngineReading,
+    GpuReading,
+    LocalSnapshot,
+    ProcessState,
+    SloTargets,
+)
+from local_llm.inflight import Inflight
+from local_llm.inflight import Ticket as EngineTicket
+from router.core.budgets import BudgetBook
+from router.core.datamodels import (
+    AssetRate,
+    AttemptResult,
+    Candidate,
+    Decision,
+    Flag,
+    PriceRow,
+    ProviderHealth,
+    RequestFacts,
+    Snapshot,
+    Tier,
+)
+from router.core.health import after, begin_probe
+from router.core.replay import world_bytes, world_hash
+from router.ports import Clock, LocalTicket, Scorer
+
+_DENSITY_WINDOW = 512
+_DENSITY_POINTS = 33
+_DENSITY_REFRESH_EVERY = 32
+_RATIO_DECAY = 0.98
+_ROOM_POLL_S = 0.05
+
+
+@dataclass(slots=True)
+class EngineRoom:
+    """One local engine as the router sees it: what it promised, what is in it, and who can tell how it is.
+
+    `coefficients` are where it starts; what is seen of its answers corrects them (the books stay on the fixed ones).
+    `process` gives (state, problem) now; `reading` and `gpus` give the last readings, or `None` if there never was one.
+    With `metrics_optional` an engine that never told any metrics is not held to them; once it has, it is.
+    """
+
+    coefficients: EngineCoefficients
+    limits: EngineLimits
+    slo: SloTargets
+    process: Callable[[], tuple[ProcessState, str | None]]
+    reading: Callable[[], EngineReading | None] = lambda: None
+    gpus: Callable[[], tuple[float, tuple[GpuReading, ...]] | None] = lambda: None
+    metrics_required: tuple[str, ...] = ()
+    metrics_optional: bool = False
+    stale_after_s: float = 3.0
+    max_gpu_utilization_ratio: float | None = None
+    inflight: Inflight = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.inflight = Inflight(
+            self.coefficients,
+            self.slo,
+            max_batched_tokens=self.limits.max_batched_tokens,
+            calibration=Calibration(self.coefficients),
+        )
+
+    def look(self, now_s: float) -> LocalSnapshot:
+        """Frozen."""
+        state, problem = self.process()
+        gpus, reading, limits = self.gpus(), self.reading(), self.limits
+        if reading is not None and reading.kv_tokens is not None and reading.kv_tokens != limits.kv_tokens:
+            limits = self.limits = replace(limits, kv_tokens=reading.kv_tokens)
+        untold = self.metrics_optional and reading is None
+        return LocalSnapshot(
+            state=state,
+            limits=limits,
+            coefficients=self.inflight.coefficients,
+            slo=self.slo,
+            inflight=self.inflight.state(now_s),
+            gpus=gpus[1] if gpus is not None else (),
+            gpus_taken_at_s=gpus[0] if gpus is not None else None,
+            engine=reading,
+            metrics_required=() if untold else self.metrics_required,
+            stale_after_s=self.stale_after_s,
+            max_gpu_utilization_ratio=self.max_gpu_utilization_ratio,
+            problem=problem,
+            warnings=(Flag.METRICS_ABSENT.value,) if untold else (),
+        )
+
+
+class Ticket:
+    """A request inside an engine; tells the state when room may have been made."""
+
+    __slots__ = ("_clock", "_inner", "_wake")
+
+    def __init__(self, inner: EngineTicket, clock: Clock, wake: Callable[[], None]) -> None:
+        self._inner = inner
+        self._clock = clock
+        self._wake = wake
+
+    def first_token(self) -> None:
+        """The prompt has been read."""
+        self._inner.first_token(self._clock.now_s())
+
+    def token(self, count: int) -> None:
+        """`count` more tokens have been generated."""
+        self._inner.token(count, self._clock.now_s())
+
+    def end(self, *, ok: bool) -> None:
+        """It has left the engine; the second call does nothing. A good end is a sign of life."""
+        self._inner.end(self._clock.now_s(), ok=ok)
+        self._wake()
+
+
+class LiveState:
+    """Implements `ports.LiveState` for one process."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        candidates: tuple[Candidate, ...],
+        price_row: Callable[[Candidate, datetime], PriceRow | None],
+        budgets: BudgetBook,
+        engines: Mapping[str, EngineRoom],
+        assets: Mapping[str, AssetRate],
+        scorer: Scorer,
+    ) -> None:
+        self._clock = clock
+        self._candidates = candidates
+        self._price_row = price_row
+        self._budgets = budgets
+        self.engines = engines
+        self._assets = assets
+        self._scorer = scorer
+        self._health: Mapping[str, ProviderHealth] = {}
+        self._ratios: Mapping[str, float] = {}
+        self._ratio_sums: dict[str, tuple[float, float]] = {}
+        self._densities: deque[float] = deque(maxlen=_DENSITY_WINDOW)
+        self._density_notes = 0
+        self._quantiles: Mapping[str, tuple[float, ...]] = {}
+        self._room = asyncio.Event()
+        self._prices: Mapping[str, PriceRow] = {}
+        self._prices_valid_until: datetime | None = None
+        self._world = b""
+        self._world_hash = ""
+        self._refresh_prices(clock.now_utc())
+
+    @property
+    def health(self) -> Mapping[str, ProviderHealth]:
+        """Circuits by candidate name, for people and metrics."""
+        return self._health
+
+    @property
+    def prices(self) -> Mapping[str, PriceRow]:
+        """Rows in force by candidate name."""
+        return self._prices
+
+    def _refresh_prices(self, now_utc: datetime) -> None:
+        """Look all rows up again and name the new world; the old one stays in the records that used it."""
+        rows = {c.name: self._price_row(c, now_utc) for c in self._candidates if c.tier is not Tier.LOCAL}
+        self._prices = {name: row for name, row in rows.items() if row is not None}
+        ends = [row.valid_until_utc for row in self._prices.values() if row.valid_until_utc is not None]
+        self._prices_valid_until = min(ends, default=None)
+        bare = Snapshot(0.0, now_utc, self._prices, (), {}, {}, self._assets)
+        self._world = world_bytes(self._candidates, bare)
+        self._world_hash = world_hash(self._world)
+
+    def snapshot(self) -> Snapshot:
+        """One frozen look; about ten microseconds."""
+        now_s, now_utc = self._clock.now_s(), self._clock.now_utc()
+        if self._prices_valid_until is not None and now_utc >= self._prices_valid_until:
+            self._refresh_prices(now_utc)
+        return Snapshot(
+            now_s=now_s,
+            now_utc=now_utc,
+            prices=self._prices,
+            budgets=self._budgets.states(now_utc),
+            health=self._health,
+            engines={name: room.look(now_s) for name, room in self.engines.items()},
+            assets=self._assets,
+            density_quantiles=self._quantiles,
+            input_token_ratio=self._ratios,
+            scorer_version=self._scorer.version,
+            world_hash=self._world_hash,
+        )
+
+    def world(self) -> bytes:
+        """The canonical bytes behind `Snapshot.world_hash`."""
+        return self._world
+
+    def scorer(self) -> Scorer:
+        """The scorer in force."""
+        return self._scorer
+
+    def swap_scorer(self, scorer: Scorer) -> None:
+        """Replace the scorer whole; requests under way keep the score they have."""
+        self._scorer = scorer
+
+    def note(self, candidate: Candidate, result: AttemptResult) -> None:
+        """Tell the candidate's circuit how a call ended."""
+        old = self._health.get(candidate.name, ProviderHealth())
+        new = after(old, result.outcome, result.finished_at_s, retry_after_s=result.retry_after_s)
+        if new != old:
+            self._health = {**self._health, candidate.name: new}
+
+    def probing(self, candidate: Candidate) -> None:
+        """Mark the one probe of a half-open circuit."""
+        old = self._health.get(candidate.name)
+        if old is not None:
+            new = begin_probe(old, self._clock.now_s())
+            if new != old:
+                self._health = {**self._health, candidate.name: new}
+
+    def note_decision(self, decision: Decision) -> None:
+        """Remember the value density d = cash of the best API / GPU-seconds of work, over the last 512 requests."""
+        locals_ = [a for a in decision.alternatives if a.tier is Tier.LOCAL and a.work_gpu_s]
+        apis = [a for a in decision.alternatives if a.tier is not Tier.LOCAL and a.objective_usd is not None]
+        if not locals_ or not apis:
+            return
+        best = min(apis, key=lambda a: a.objective_usd or 0.0)
+        self._densities.append((best.expected_cost_usd or 0.0) / (locals_[0].work_gpu_s or 1.0))
+        self._density_notes += 1
+        if self._density_notes % _DENSITY_REFRESH_EVERY == 0:
+            ordered = sorted(self._densities)
+            last = len(ordered) - 1
+            points = tuple(ordered[round(i * last / (_DENSITY_POINTS - 1))] for i in range(_DENSITY_POINTS))
+            self._quantiles = dict.fromkeys(self.engines, points)
+
+    def note_input_tokens(self, candidate: Candidate, *, counted: int, reported: int) -> None:
+        """Learn how the candidate's tokenizer counts: a decaying ratio of sums, so that long prompts weigh most."""
+        old_counted, old_reported = self._ratio_sums.get(candidate.name, (0.0, 0.0))
+        if counted > 0:
+            self._set_ratio(
+                candidate.name, old_counted * _RATIO_DECAY + counted, old_reported * _RATIO_DECAY + reported
+            )
+
+    def input_ratio_sums(self) -> dict[str, tuple[float, float]]:
+        """(counted, reported) tokens by candidate name: what `input_token_ratio` rests on."""
+        return dict(self._ratio_sums)
+
+    def restore_input_ratios(self, sums: Mapping[str, Any]) -> None:
+        """Take up what `input_ratio_sums` gave; what is malformed is passed over."""
+        known = {c.name for c in self._candidates}
+        for name, pair in sums.items():
+            usable = isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(n, int | float) for n in pair)
+            if name in known and usable and pair[0] > 0 and pair[1] > 0:
+                self._set_ratio(name, float(pair[0]), float(pair[1]))
+
+    def _set_ratio(self, name: str, counted: float, reported: float) -> None:
+        self._ratio_sums[name] = counted, reported
+        ratio = round(min(4.0, max(0.25, reported / counted)), 4)
+        if ratio != self._ratios.get(name):
+            self._ratios = {**self._ratios, name: ratio}
+
+    def enter_engine(self, candidate: Candidate, facts: RequestFacts) -> LocalTicket | None:
+        """Count a dispatch into the candidate's engine; `None` if it is not one of ours."""
+        room = self.engines.get(candidate.name)
+        if room is None:
+            return None
+        tokens = max(1, round(facts.estimate.input_tokens * self._ratios.get(candidate.name, 1.0)))
+        output = facts.estimate.output_mean_tokens * facts.n
+        inner = room.inflight.enter(self._clock.now_s(), tokens, output, streamed=facts.stream)
+        return Ticket(inner, self._clock, self._wake_waiters)
+
+    def _wake_waiters(self) -> None:
+        self._room.set()
+
+    async def room_changed(self, timeout_s: float) -> None:
+        """Wait until a request has left an engine, at most `timeout_s`; looks again now and then, as work drains."""
+        self._room.clear()
+        try:
+            await asyncio.wait_for(self._room.wait(), min(timeout_s, _ROOM_POLL_S))
+        except TimeoutError:
+            return

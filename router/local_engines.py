@@ -1,0 +1,254 @@
+"""From the settings of the local tier to running objects: the candidate, its engine room, and how it is called."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from local_llm.datamodels import EngineKind, EngineLimits, LaunchConfig, ProcessState
+from local_llm.embedded import BATCHED_TOKENS, EmbeddedModelError, engine_installed, find_model
+from local_llm.launch import gpus_used
+from local_llm.nvml import Nvml
+from local_llm.poller import INTERVAL_S, EnginePoller, GpuWatcher
+from local_llm.probe import AiohttpGet
+from local_llm.process import EngineProcess
+from router.core.charges import standard_rate
+from router.core.datamodels import AssetRate, Candidate, Reject, Tier
+from router.core.eligibility import engine_problems
+from router.core.hardware import OwnedHardware, energy_usd_per_gpu_s, hourly_cost
+from router.live_state import EngineRoom
+from router.ports import Clock
+from router.settings_types import Engine, LocalSettings
+
+_EMBEDDED_STALE_AFTER_S = 10.0  # it shares its few cores with everything else, and its own count is always fresh
+_EAGER_POLL_S = 0.1
+_PROBE_TIMEOUT_S = 10.0
+_REQUIRED = {
+    Engine.EMBEDDED: ("running_requests", "waiting_requests"),
+    Engine.VLLM: ("running_requests", "waiting_requests", "kv_cache_usage_ratio"),
+    Engine.EXTERNAL: ("running_requests", "waiting_requests"),
+    Engine.NONE: (),
+}
+
+
+@dataclass(slots=True)
+class LocalTier:
+    """The local tier. `process` is `None` where somebody else runs the engine, `poller` where nothing may be asked."""
+
+    candidate: Candidate
+    room: EngineRoom
+    asset: AssetRate
+    base_url: str
+    api_key: str | None
+    process: EngineProcess | None
+    poller: EnginePoller | None
+    get: AiohttpGet
+    clock: Clock
+    gpus: GpuWatcher | None = None
+    _watching: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start the engine if it is ours, and look at it from now on."""
+        if self.gpus is not None:
+            self.gpus.start()
+        if self.process is not None:
+            await self.process.start()
+        if self.poller is not None:
+            self._watching = asyncio.create_task(self._watch(self.poller))
+
+    async def _watch(self, poller: EnginePoller) -> None:
+        while True:
+            await poller.poll()
+            # Until it has been seen, look often: nothing is admitted before the first reading.
+            unseen = poller.state()[0] is not ProcessState.READY or poller.reading is None
+            await self.clock.sleep(_EAGER_POLL_S if unseen else INTERVAL_S)
+
+    async def wait_ready(self, timeout_s: float) -> bool:
+        """Whether the engine may be admitted to; waits for that up to `timeout_s`."""
+        ends_at_s = self.clock.now_s() + timeout_s
+        while engine_problems(self.room.look(self.clock.now_s()), self.clock.now_s()):
+            gone = self.process is not None and self.process.state is ProcessState.FAILED
+            if gone or self.clock.now_s() >= ends_at_s:
+                return False
+            await self.clock.sleep(0.05)
+        return True
+
+    async def stop(self) -> None:
+        """Stop looking, and stop the engine if it is ours."""
+        if self._watching is not None:
+            self._watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watching
+        if self.process is not None:
+            await self.process.stop()
+        if self.gpus is not None:
+            self.gpus.stop()
+        await self.get.close()
+
+
+def build_local_tier(settings: LocalSettings, *, clock: Clock, data_dir: Path) -> LocalTier:
+    """The local tier of `settings`, whose engine is not NONE. Starts nothing."""
+    problem = settings.unavailable
+    process: EngineProcess | None = None
+    base_url, api_key = settings.api_base or "", None
+    if settings.api_key is not None:
+        api_key = settings.api_key.get_secret_value()
+    if settings.engine in (Engine.EMBEDDED, Engine.VLLM) and problem is None:
+        launch, problem = _launch(settings)
+        if launch is not None:
+            process = EngineProcess(launch, clock=clock, log_path=data_dir / "engine.log")
+            base_url, api_key = process.base_url, process.api_key
+    candidate = Candidate(
+        name=settings.model,
+        tier=Tier.LOCAL,
+        provider=settings.engine.value,
+        wire_model=settings.model,
+        context_window_tokens=settings.context_window_tokens,
+        max_output_tokens=settings.max_output_tokens,
+        supports_tools=settings.supports_tools,
+        supports_images=settings.supports_images,
+        supports_json=settings.supports_json,
+        unavailable=Reject.UNCONFIGURED if problem is not None else None,
+        unavailable_detail=problem,
+    )
+    room, get = _room(settings), AiohttpGet()
+    poller, gpus = None, None
+    if problem is None:
+        if _runs_on_this_machine(settings):
+            gpus = GpuWatcher(Nvml().read, now_s=clock.now_s)
+            room.gpus = gpus.latest
+        poller = _poller(settings, room, process, base_url, api_key, clock, get)
+        room.process = poller.state
+        room.reading = lambda: poller.reading
+    return LocalTier(candidate, room, _asset(settings), base_url, api_key, process, poller, get, clock, gpus)
+
+
+def _runs_on_this_machine(settings: LocalSettings) -> bool:
+    """Whether the cards of this machine are the engine's."""
+    if settings.engine is Engine.EXTERNAL:
+        return _address(settings.api_base or "")[0] in ("127.0.0.1", "localhost", "::1")
+    return settings.engine is Engine.VLLM
+
+
+def _poller(
+    settings: LocalSettings,
+    room: EngineRoom,
+    process: EngineProcess | None,
+    base_url: str,
+    api_key: str | None,
+    clock: Clock,
+    get: AiohttpGet,
+) -> EnginePoller:
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key is not None else {}
+    root_url = base_url.removesuffix("/v1")
+
+    def life() -> tuple[ProcessState, str | None]:
+        if process is None:
+            return ProcessState.READY, None
+        return process.state, process.problem
+
+    async def one_token() -> bool:
+        return await get.one_token(base_url, model=settings.model, headers=headers, timeout_s=_PROBE_TIMEOUT_S)
+
+    return EnginePoller(
+        root_url=lambda: root_url,
+        headers=headers,
+        inflight=room.inflight,
+        slo=settings.slo,
+        clock=clock,
+        get=get,
+        process=life if process is not None else None,
+        generate=one_token,
+        on_hung=process.report_hung if process is not None else None,
+        gpus=room.gpus,
+        gpus_used=gpus_used(process.launch, os.environ) if process is not None else None,
+    )
+
+
+def _launch(settings: LocalSettings) -> tuple[LaunchConfig | None, str | None]:
+    """How to start the engine, or why that is not possible here."""
+    if settings.engine is Engine.VLLM:
+        host, port = _address(settings.api_base or "")
+        return (
+            LaunchConfig(
+                kind=EngineKind.VLLM,
+                model=settings.model,
+                executable=settings.launch.executable,
+                host=host,
+                port=port,
+                context_window_tokens=settings.context_window_tokens,
+                max_num_seqs=settings.max_num_seqs,
+                gpu_memory_utilization_ratio=settings.launch.gpu_memory_utilization,
+                extra_args=settings.launch.extra_args,
+            ),
+            None,
+        )
+    if not engine_installed():
+        return None, "the embedded engine is not installed; run: pip install 'hybrid-llm-router[embedded]'"
+    model_path, sha256 = settings.model_path, None
+    if model_path is None:
+        try:
+            model = find_model()
+        except EmbeddedModelError as error:
+            return None, str(error)
+        model_path, sha256 = model.path, model.sha256
+    return (
+        LaunchConfig(
+            kind=EngineKind.EMBEDDED,
+            model=str(model_path),
+            executable=sys.executable,
+            served_model_name=settings.model,
+            context_window_tokens=settings.context_window_tokens,
+            max_num_seqs=settings.max_num_seqs,
+            max_batched_tokens=BATCHED_TOKENS,
+            model_sha256=sha256,
+        ),
+        None,
+    )
+
+
+def _address(api_base: str) -> tuple[str, int]:
+    parts = urlsplit(api_base)
+    return parts.hostname or "127.0.0.1", parts.port or 8000
+
+
+def _room(settings: LocalSettings) -> EngineRoom:
+    """The engine as nobody has seen it yet: the poller fills in what it learns."""
+    embedded = settings.engine is Engine.EMBEDDED
+    return EngineRoom(
+        coefficients=settings.coefficients,
+        limits=EngineLimits(
+            max_num_seqs=settings.max_num_seqs,
+            max_batched_tokens=BATCHED_TOKENS if embedded else 2048,
+            kv_tokens=settings.context_window_tokens * settings.max_num_seqs if embedded else None,
+            context_window_tokens=settings.context_window_tokens,
+        ),
+        slo=settings.slo,
+        process=lambda: (ProcessState.STOPPED, "not started"),
+        metrics_required=_REQUIRED[settings.engine],
+        metrics_optional=settings.engine is Engine.EXTERNAL,
+        stale_after_s=_EMBEDDED_STALE_AFTER_S if embedded else 3.0 * INTERVAL_S,
+        max_gpu_utilization_ratio=settings.max_gpu_utilization_ratio,
+    )
+
+
+def _asset(settings: LocalSettings) -> AssetRate:
+    """The standard rate of the hardware; unpriced where the config names none."""
+    hardware = settings.hardware
+    capacity = Decimal(str(settings.practical_capacity_ratio))
+    if hardware is None:
+        return AssetRate(settings.model, None, coefficients=settings.coefficients)
+    if isinstance(hardware, OwnedHardware):
+        usd_per_hour = hourly_cost(hardware).total_usd
+        energy = energy_usd_per_gpu_s(hardware)
+        kind = "owned"
+    else:
+        usd_per_hour, energy, kind = hardware.usd_per_hour, Decimal(0), "rented"
+    version = f"{kind}-{usd_per_hour.normalize():f}/h@{capacity.normalize():f}/{settings.coefficients.name}"
+    return AssetRate(settings.model, standard_rate(usd_per_hour, capacity), energy, version, settings.coefficients)

@@ -1,0 +1,111 @@
+"""File shape to settings: what depends on more than one key, and every secret.
+
+Nothing here stops at the first mistake: each is noted with its place, and a harmless stand-in lets the rest be checked.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path as FilePath
+from urllib.parse import urlsplit
+
+from router.settings_checks import Note, Secrets, is_loopback, mask_password
+from router.settings_schema import PolicyFile, ServerFile
+from router.settings_types import QUALITY_TARGETS, AuthKey, AuthSettings, PolicySettings, ServerSettings
+from router.settings_yaml import Path
+
+API_KEY_ENV = "ROUTER_API_KEY"
+
+
+def build_server(file: ServerFile, secrets: Secrets, note: Note, *, url_from_file: bool) -> ServerSettings:
+    """The `server` section. `url_from_file`: database_url stands in the file, where no password may stand."""
+    data_dir = FilePath(file.data_dir)
+    url = file.database_url or f"sqlite:///{data_dir / 'router.db'}"
+    where: Path = ("server", "database_url")
+    if file.database_url_env is not None:
+        where = ("server", "database_url_env")
+        secret = secrets.read(file.database_url_env)
+        if file.database_url is not None:
+            note(where, "database_url is given as well; keep one of them")
+        elif secret is None:
+            note(where, f"{file.database_url_env} is not set; export it, or remove the key to use SQLite in data_dir")
+        else:
+            url = secret.get_secret_value()
+    masked = _checked_database_url(url, where, note, url_from_file=url_from_file)
+    return ServerSettings(
+        host=file.host,
+        port=file.port,
+        database_url=url,
+        database_url_masked=masked,
+        data_dir=data_dir,
+        max_body_bytes=file.max_body_bytes,
+        body_timeout_s=file.body_timeout_s,
+        drain_grace_s=file.drain_grace_s,
+        store_prompts=file.store_prompts,
+        auth=_auth(file, secrets, note),
+    )
+
+
+def _checked_database_url(url: str, where: Path, note: Note, *, url_from_file: bool) -> str:
+    try:
+        masked = mask_password(url)
+        scheme = urlsplit(url).scheme
+    except ValueError:
+        note(where, "is not a URL; write sqlite:///PATH or postgresql://HOST/NAME")
+        return "***"
+    if scheme.partition("+")[0] not in {"sqlite", "postgresql"}:
+        note(where, f"{masked!r} is of no known kind; write sqlite:///PATH or postgresql://HOST/NAME")
+    elif scheme.startswith("sqlite") and (":memory:" in url or not url.partition(":///")[2]):
+        note(where, f"{masked!r} names no file, so the books would be lost; write sqlite:///PATH")
+    if url_from_file and masked != url:
+        note(where, "holds a password; put the URL into an environment variable and name it in database_url_env")
+    return masked
+
+
+def _auth(file: ServerFile, secrets: Secrets, note: Note) -> AuthSettings:
+    keys: list[AuthKey] = []
+    unset: list[str] = []
+    own = secrets.read(API_KEY_ENV)
+    if own is not None:
+        keys.append(AuthKey("default", own, admin=True))
+    for index, item in enumerate(file.auth.keys):
+        where: Path = ("server", "auth", "keys", index)
+        if item.tenant is None or item.key_env is None:
+            note(where, "needs tenant and key_env")
+            continue
+        secret = secrets.read(item.key_env)
+        if secret is None:
+            unset.append(item.key_env)
+        elif any(secret == key.key for key in keys):
+            note((*where, "key_env"), f"the key in {item.key_env} is another tenant's as well; give each its own")
+        else:
+            keys.append(AuthKey(item.tenant, secret, admin=item.admin))
+    loopback = is_loopback(file.host)
+    required = file.auth.required if file.auth.required is not None else bool(keys) or not loopback
+    if not loopback and not required:
+        note(
+            ("server", "auth", "required"),
+            f"false, but the gateway listens on {file.host}; set it to true, or listen on 127.0.0.1",
+        )
+    elif required and not keys:
+        unset_text = f" ({', '.join(unset)} are not set)" if unset else ""
+        note(
+            ("server", "auth") if file.auth.required else ("server", "host"),
+            f"{'a key is required' if loopback else f'{file.host} can be reached from elsewhere'}, but no key is "
+            f"configured{unset_text}; export {API_KEY_ENV} with a long random value, or listen on 127.0.0.1",
+        )
+    return AuthSettings(required=required, keys=tuple(keys), unset_env=tuple(unset))
+
+
+def build_policy(file: PolicyFile) -> PolicySettings:
+    """The `policy` section; an explicit target wins over the preset's."""
+    target = file.quality_target_ratio
+    return PolicySettings(
+        preset=file.preset,
+        quality_target_ratio=QUALITY_TARGETS[file.preset] if target is None else target,
+        quality_floor_ratio=file.quality_floor_ratio,
+        max_usd_per_request=file.max_usd_per_request,
+        budget_usd_per_day=file.budget_usd_per_day,
+        budget_usd_per_month=file.budget_usd_per_month,
+        on_saturation=file.on_saturation,
+        exploration_ratio=file.exploration_ratio,
+    )

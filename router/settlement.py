@@ -1,0 +1,387 @@
+"""The money of one request: reserved before the call, settled exactly once after it, on every exit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from hashlib import sha256
+
+from classifier.datamodels import RequestFeatures
+from router.core.charges import api_charge, local_charge
+from router.core.chat import ChatRequest
+from router.core.datamodels import (
+    Attempt,
+    AttemptOpened,
+    AttemptRecord,
+    AttemptResult,
+    Candidate,
+    Charge,
+    Decision,
+    Flag,
+    Hold,
+    Outcome,
+    PolicyConfig,
+    Reason,
+    RequestFacts,
+    RoutingRecord,
+    Snapshot,
+    Tier,
+    TokenUsage,
+)
+from router.errors import (
+    OverBudget,
+    RouterError,
+    UpstreamBroken,
+    UpstreamContextTooLong,
+    UpstreamCredentials,
+    UpstreamError,
+    UpstreamRateLimited,
+    UpstreamRefused,
+    UpstreamTimeout,
+)
+from router.ports import Deps, LocalTicket
+
+SCHEMA_VERSION = 1
+
+# Most specific first; what is not listed is UNAVAILABLE.
+_OUTCOME_OF: tuple[tuple[type[UpstreamError], Outcome], ...] = (
+    (UpstreamTimeout, Outcome.TIMEOUT),
+    (UpstreamRateLimited, Outcome.RATE_LIMITED),
+    (UpstreamContextTooLong, Outcome.CONTEXT_TOO_LONG),
+    (UpstreamRefused, Outcome.REFUSED),
+    (UpstreamCredentials, Outcome.CREDENTIALS),
+    (UpstreamBroken, Outcome.BROKEN),
+)
+# After these the upstream may have worked for us although it told no usage.
+_MAY_HAVE_WORKED = frozenset({Outcome.OK, Outcome.TIMEOUT, Outcome.BROKEN, Outcome.CLIENT_GONE, Outcome.INTERNAL})
+_HOLD_GRACE_S = 60.0
+
+
+def outcome_of_exit(error: BaseException) -> Outcome:
+    """The label of a request that ended with `error` before it had an answer."""
+    if isinstance(error, UpstreamError):
+        return outcome_of(error)
+    if isinstance(error, RouterError):
+        return Outcome.UNAVAILABLE
+    return Outcome.INTERNAL if isinstance(error, Exception) else Outcome.CLIENT_GONE
+
+
+def outcome_of(error: UpstreamError) -> Outcome:
+    """The label of a provider's error."""
+    return next((outcome for kind, outcome in _OUTCOME_OF if isinstance(error, kind)), Outcome.UNAVAILABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One request as it stands once it is decided; what every later step may look at."""
+
+    chat: ChatRequest
+    facts: RequestFacts
+    features: RequestFeatures
+    decision: Decision
+    snapshot: Snapshot
+    cfg: PolicyConfig
+    received_at_utc: datetime
+    world: bytes
+
+
+@dataclass(slots=True)
+class _Open:
+    """The attempt that is in somebody's hands right now."""
+
+    attempt: Attempt
+    started_at_s: float
+    started_at_utc: datetime
+    ticket: LocalTicket | None
+    first_token_at_s: float | None = None
+
+
+@dataclass(slots=True)
+class Settlement:
+    """Books one request. `open` first, then `begin`/`close` per attempt, `finish` at the end, however it ends."""
+
+    case: Case
+    deps: Deps
+    records: list[AttemptRecord] = field(default_factory=list)
+    upstream_s: float = 0.0
+    _held_nanousd: int = 0
+    _hold_open: bool = False
+    _current: _Open | None = None
+    _ticket: LocalTicket | None = None
+    _finished: bool = False
+
+    @property
+    def cost_nanousd(self) -> int:
+        """What the request has cost so far: the sum over its attempts, cash and standard cost alike."""
+        return sum(record.charge.amount_nanousd for record in self.records)
+
+    @property
+    def cash_nanousd(self) -> int:
+        """The part of it that leaves the house."""
+        return sum(r.charge.amount_nanousd for r in self.records if r.tier is not Tier.LOCAL)
+
+    @property
+    def answering(self) -> tuple[Candidate, int]:
+        """(candidate, attempt number) of the attempt under way, else of the last one."""
+        if self._current is not None:
+            return self._current.attempt.candidate, self._current.attempt.number
+        last = self.records[-1]
+        by_name = {c.name: c for c in self.case.decision.ranked}
+        return by_name[last.candidate], last.number
+
+    def claim(self) -> None:
+        """Take room in the budgets and in the engine, at once: nothing may come between the decision and this.
+
+        Raises OverBudget when other requests took the room since the snapshot.
+        """
+        decision = self.case.decision
+        if decision.reserve_nanousd and not self.deps.budgets.try_reserve(decision.reserve_nanousd):
+            raise OverBudget("The budget of this window is exhausted; see policy.budget_usd_per_day and _per_month.")
+        self._held_nanousd = decision.reserve_nanousd
+        self._ticket = self.deps.state.enter_engine(decision.ranked[0], self.case.facts)
+
+    async def open(self) -> None:
+        """Make the hold and its first attempt durable. Raises `Unavailable` when nothing durable is left."""
+        facts, decision = self.case.facts, self.case.decision
+        now_utc = self.deps.clock.now_utc()
+        self._hold_open = True
+        await self.deps.ledger.reserve(
+            Hold(
+                request_id=facts.request_id,
+                tenant=facts.tenant,
+                reserve_nanousd=decision.reserve_nanousd,
+                reserved_at_utc=now_utc,
+                expires_at_utc=now_utc + timedelta(seconds=facts.deadline_s + _HOLD_GRACE_S),
+                first=self._opened(decision.ranked[0], 1, now_utc),
+            )
+        )
+
+    def _opened(self, candidate: Candidate, number: int, now_utc: datetime) -> AttemptOpened:
+        facts = self.case.facts
+        return AttemptOpened(
+            request_id=facts.request_id,
+            number=number,
+            tenant=facts.tenant,
+            candidate=candidate.name,
+            tier=candidate.tier,
+            provider=candidate.provider,
+            model=candidate.wire_model,
+            opened_at_utc=now_utc,
+            estimate_input_tokens=self._input_tokens(candidate),
+            reserve_nanousd=self.case.decision.alternative(candidate.name).reserve_nanousd,
+        )
+
+    async def begin(self, attempt: Attempt) -> bool:
+        """Journal the attempt. False when the budget has no room for it: then it must not be made."""
+        candidate = attempt.candidate
+        now_utc = self.deps.clock.now_utc()
+        if attempt.number > 1:
+            need = self.cash_nanousd + self.case.decision.alternative(candidate.name).reserve_nanousd
+            if need > self._held_nanousd:
+                if not self.deps.budgets.try_reserve(need - self._held_nanousd):
+                    return False
+                self._held_nanousd = need
+            self._ticket = self.deps.state.enter_engine(candidate, self.case.facts)
+            await self.deps.ledger.open_attempt(self._opened(candidate, attempt.number, now_utc))
+        self.deps.state.probing(candidate)
+        self._current = _Open(attempt, self.deps.clock.now_s(), now_utc, self._ticket)
+        self._ticket = None
+        return True
+
+    def first_token(self) -> None:
+        """The upstream has produced its first token."""
+        if self._current is not None and self._current.first_token_at_s is None:
+            self._current.first_token_at_s = self.deps.clock.now_s()
+            if self._current.ticket is not None:
+                self._current.ticket.first_token()
+
+    def tokens(self, count: int) -> None:
+        """More tokens have come."""
+        if self._current is not None and self._current.ticket is not None:
+            self._current.ticket.token(count)
+
+    def close(
+        self,
+        outcome: Outcome,
+        *,
+        usage: TokenUsage | None,
+        output_tokens_seen: int = 0,
+        first_token_sent: bool = False,
+        error: UpstreamError | None = None,
+    ) -> AttemptResult:
+        """End the current attempt: charge it, tell health and engine, and return what the plan wants to know."""
+        current = self._current
+        now_s = self.deps.clock.now_s()
+        if current is None:
+            return AttemptResult(outcome, now_s)
+        self._current = None
+        if current.ticket is not None:
+            current.ticket.end(ok=outcome is Outcome.OK)
+        candidate = current.attempt.candidate
+        if usage is None and outcome in _MAY_HAVE_WORKED:
+            usage = self._estimated_usage(candidate, output_tokens_seen)
+        charge = self._charge(candidate, usage)
+        self.upstream_s += now_s - current.started_at_s
+        first_token_s = None
+        if current.first_token_at_s is not None:
+            first_token_s = current.first_token_at_s - current.started_at_s
+        self.records.append(
+            AttemptRecord(
+                number=current.attempt.number,
+                candidate=candidate.name,
+                tier=candidate.tier,
+                provider=candidate.provider,
+                model=candidate.wire_model,
+                outcome=outcome,
+                usage=usage,
+                charge=charge,
+                started_at_utc=current.started_at_utc,
+                duration_s=now_s - current.started_at_s,
+                first_token_s=first_token_s,
+                detail=error.code if error is not None else None,
+            )
+        )
+        result = AttemptResult(
+            outcome=outcome,
+            finished_at_s=now_s,
+            usage=usage,
+            first_token_sent=first_token_sent,
+            retry_after_s=error.retry_after_s if error is not None else None,
+            cost_nanousd=charge.amount_nanousd,
+        )
+        self.deps.state.note(candidate, result)
+        if outcome is Outcome.OK and usage is not None and not usage.estimated:
+            self._learn(candidate, usage)
+        return result
+
+    def _learn(self, candidate: Candidate, usage: TokenUsage) -> None:
+        facts = self.case.facts
+        self.deps.lengths.observe(facts.request_class, usage.output_tokens // max(1, facts.n))
+        self.deps.state.note_input_tokens(candidate, counted=facts.estimate.input_tokens, reported=usage.input_tokens)
+
+    def _input_tokens(self, candidate: Candidate) -> int:
+        ratio = self.case.snapshot.input_token_ratio.get(candidate.name, 1.0)
+        return max(1, round(self.case.facts.estimate.input_tokens * ratio))
+
+    def _estimated_usage(self, candidate: Candidate, output_tokens_seen: int) -> TokenUsage:
+        return TokenUsage(
+            input_tokens=self._input_tokens(candidate),
+            output_tokens=output_tokens_seen,
+            estimated=True,
+            flags=(Flag.USAGE_ESTIMATED,),
+        )
+
+    def _charge(self, candidate: Candidate, usage: TokenUsage | None) -> Charge:
+        snapshot = self.case.snapshot
+        if usage is None:
+            return Charge(0, "none")
+        if candidate.tier is Tier.LOCAL:
+            asset = snapshot.assets[candidate.name]
+            return local_charge(asset, asset.coefficients or snapshot.engines[candidate.name].coefficients, usage)
+        return api_charge(snapshot.prices[candidate.name], usage)
+
+    def abandon(self, outcome: Outcome, output_tokens_seen: int = 0) -> None:
+        """End whatever is still open (the caller has gone, or we failed) and book it."""
+        if self._ticket is not None:
+            self._ticket.end(ok=False)
+            self._ticket = None
+        if self._current is not None:
+            self.close(outcome, usage=None, output_tokens_seen=output_tokens_seen)
+        self.finish(outcome)
+
+    def finish(self, outcome: Outcome) -> None:
+        """Give the reservation back, book the request. The second call does nothing."""
+        if self._finished:
+            return
+        self._finished = True
+        if self._ticket is not None:
+            self._ticket.end(ok=False)
+        self.deps.budgets.settle(reserved_nanousd=self._held_nanousd, spent_nanousd=self.cash_nanousd)
+        record = self._record(outcome)
+        if self._hold_open:
+            self.deps.ledger.settle(record, hold_open=True)
+        overhead_s = max(0.0, record.duration_s - self.upstream_s)
+        self.deps.telemetry.request_done(record, overhead_s=overhead_s)
+
+    def overhead_s(self) -> float:
+        """Time spent so far that was not spent waiting for an upstream."""
+        return max(0.0, self.deps.clock.now_s() - self.case.facts.received_at_s - self.upstream_s)
+
+    def _reason(self) -> Reason | None:
+        decision = self.case.decision
+        if self.records and decision.chosen is not None and self.records[-1].candidate != decision.chosen.name:
+            return Reason.FALLBACK_AFTER_ERROR
+        return decision.reason
+
+    def _record(self, outcome: Outcome) -> RoutingRecord:
+        case, facts = self.case, self.case.facts
+        last = self.records[-1] if self.records else None
+        keep_text = self.deps.store_prompts
+        return RoutingRecord(
+            schema_version=SCHEMA_VERSION,
+            request_id=facts.request_id,
+            tenant=facts.tenant,
+            received_at_utc=case.received_at_utc,
+            requested_model=case.chat.requested_model,
+            stream=case.chat.stream,
+            features=case.features,
+            score=case.decision.score,
+            decision=case.decision,
+            attempts=tuple(self.records),
+            outcome=outcome,
+            usage=last.usage if last is not None else None,
+            cost_nanousd=self.cost_nanousd,
+            duration_s=self.deps.clock.now_s() - facts.received_at_s,
+            first_token_s=last.first_token_s if last is not None else None,
+            exploration_probability=case.decision.exploration_probability,
+            prompt_sha256=prompt_sha256(case.chat),
+            prompt_text="\n".join(case.chat.texts) if keep_text else None,
+            reason=self._reason(),
+            session=facts.session,
+            world=case.world,
+            moment=case.decision.moment,
+        )
+
+
+def prompt_sha256(chat: ChatRequest) -> str:
+    """Hash of the conversation as it came; what is kept of a prompt unless its text is asked for."""
+    return sha256(bytes(chat.fields["messages"])).hexdigest()
+
+
+def refused_record(
+    chat: ChatRequest,
+    facts: RequestFacts,
+    features: RequestFeatures,
+    decision: Decision,
+    *,
+    received_at_utc: datetime,
+    duration_s: float,
+) -> RoutingRecord:
+    """The record of a request that nobody could answer: no attempt, no cost, but the reasons."""
+    return RoutingRecord(
+        schema_version=SCHEMA_VERSION,
+        request_id=facts.request_id,
+        tenant=facts.tenant,
+        received_at_utc=received_at_utc,
+        requested_model=chat.requested_model,
+        stream=chat.stream,
+        features=features,
+        score=decision.score,
+        decision=decision,
+        attempts=(),
+        outcome=Outcome.NO_ROUTE,
+        usage=None,
+        cost_nanousd=0,
+        duration_s=duration_s,
+        first_token_s=None,
+        exploration_probability=0.0,
+        prompt_sha256=prompt_sha256(chat),
+        session=facts.session,
+    )
+
+
+def expected_cost_nanousd(decision: Decision, candidate: Candidate, spent_nanousd: int) -> int:
+    """What the answer will probably cost in all, for the headers of a stream."""
+    expected: Mapping[str, float | None] = {a.name: a.standard_cost_usd for a in decision.alternatives}
+    return spent_nanousd + round((expected.get(candidate.name) or 0.0) * 1e9)

@@ -1,0 +1,118 @@
+"""The tables as the newest migration leaves them; what reads and writes are built from.
+
+Money is integer nano-dollars (`_nanousd`), time integer microseconds since 1970 UTC (`_at_us`) or a duration (`_us`),
+so both sort, sum and group the same on every database. JSON is kept as text.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Float, Integer, MetaData, SmallInteger, Table, Text
+
+metadata = MetaData()
+
+# How an attempt came into the books: its request was settled, or crash recovery booked what a dead gateway had open.
+SETTLED, LOST = "settled", "lost"
+
+instance = Table(
+    "instance",
+    metadata,
+    Column("instance", Text, primary_key=True),
+    Column("started_at_us", BigInteger, nullable=False),
+)
+
+# What is in somebody's hands now. The first attempt of a request carries its reservation, `hold_nanousd`. A row goes
+# when its request is booked, so the table stays as small as the traffic in flight.
+open_attempt = Table(
+    "open_attempt",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("instance", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("candidate", Text, nullable=False),
+    Column("tier", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("opened_at_us", BigInteger, nullable=False),
+    Column("expires_at_us", BigInteger),
+    Column("estimate_input_tokens", BigInteger, nullable=False),
+    Column("reserve_nanousd", BigInteger, nullable=False),
+    Column("hold_nanousd", BigInteger, nullable=False),
+)
+
+# The books: only ever added to, but for what recovery booked and the real settlement, coming late, replaces.
+attempt = Table(
+    "attempt",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("candidate", Text, nullable=False),
+    Column("tier", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("opened_at_us", BigInteger, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("input_tokens", BigInteger),
+    Column("output_tokens", BigInteger),
+    Column("cached_input_tokens", BigInteger),
+    Column("cache_write_tokens", BigInteger),
+    Column("reasoning_tokens", BigInteger),
+    Column("usage_estimated", SmallInteger, nullable=False),
+    Column("usage_flags", Text, nullable=False),
+    Column("amount_nanousd", BigInteger, nullable=False),
+    Column("price_version", Text, nullable=False),
+    Column("work_gpu_ns", BigInteger),
+    Column("flags", Text, nullable=False),
+    Column("duration_us", BigInteger),
+    Column("first_token_us", BigInteger),
+    Column("detail", Text),
+    Column("is_last", SmallInteger, nullable=False),
+)
+
+request = Table(
+    "request",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("schema_version", Integer, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("received_at_us", BigInteger, nullable=False),
+    Column("requested_model", Text, nullable=False),
+    Column("stream", SmallInteger, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("reason", Text),
+    Column("session", Text),
+    Column("cost_nanousd", BigInteger, nullable=False),
+    Column("duration_us", BigInteger, nullable=False),
+    Column("first_token_us", BigInteger),
+    Column("exploration_probability", Float, nullable=False),
+    Column("prompt_sha256", Text, nullable=False),
+    Column("prompt_text", Text),
+    Column("policy_version", Text),
+    Column("inputs_hash", Text),
+    Column("world_hash", Text),
+    Column("features", Text),
+    Column("score", Text),
+    Column("decision", Text),
+    Column("usage", Text),
+    Column("moment", Text),
+    Column("resolved", SmallInteger, nullable=False),
+)
+
+world = Table(
+    "world",
+    metadata,
+    Column("world_hash", Text, primary_key=True),
+    Column("body", Text, nullable=False),
+)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("tenant", Text, primary_key=True),
+    Column("score", Float, nullable=False),
+    Column("comment", Text),
+    Column("received_at_us", BigInteger, nullable=False),
+)

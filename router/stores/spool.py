@@ -1,0 +1,233 @@
+"""Where events go while the database is away: files of checked lines, replayed when it is back.
+
+One folder per life of a gateway, `data_dir/ledger-spool/INSTANCE/`, locked while it lives. A folder whose lock is free
+belongs to a dead gateway and is adopted by the next one that starts. A line is `CRC32 JSON`: a torn or damaged one is
+told apart from a good one and set aside; the others stay readable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from zlib import crc32
+
+import msgspec
+
+from router.stores.events import Event, Settled, WorldSeen
+from router.stores.liveness import FileLock
+from router.stores.rows import Worlds
+
+FOLDER = "ledger-spool"
+_LOCK = "lock"
+_REJECTED = "rejected.jsonl"
+_encode = msgspec.json.Encoder(decimal_format="string").encode
+_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+
+
+class SpoolFull(OSError):
+    """The spool has reached the size it may have."""
+
+
+def to_line(event: Event) -> bytes:
+    """One event as a checked line."""
+    body = _encode(event)
+    return b"%08x %s\n" % (crc32(body), body)
+
+
+def from_line(line: bytes) -> Event | None:
+    """The event of a line, `None` when the line is torn, damaged or not ours."""
+    head, _, body = line.rstrip(b"\n").partition(b" ")
+    try:
+        if not line.endswith(b"\n") or int(head, 16) != crc32(body):
+            return None
+        return _decoder.decode(body)
+    except ValueError:  # msgspec's errors are ValueErrors too
+        return None
+
+
+class Spool:
+    """The files of one gateway. `append` may be called from one thread and the rest from another."""
+
+    def __init__(self, data_dir: Path, instance: str, *, max_bytes: int) -> None:
+        self._root = data_dir / FOLDER
+        self._folder = self._root / instance
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._alive: FileLock | None = None
+        self._adopted: list[tuple[Path, FileLock]] = []
+        self._descriptor: int | None = None
+        self._active: Path | None = None
+        self._active_bytes = 0
+        self._active_events = 0
+        self._segment = 0
+        self._closed_bytes = 0
+        self._worlds = Worlds()
+        self._told_worlds: set[str] = set()
+        self.events = 0  # written by us and not yet replayed
+
+    def append(self, events: Sequence[Event]) -> None:
+        """Make `events` durable. Raises OSError when that is not possible; then none of them counts as written."""
+        with self._lock:
+            told = set(self._told_worlds) if self._descriptor is not None else set()
+            data = b"".join(to_line(e) for event in events for e in self._stripped(event, told))
+            if self._closed_bytes + self._active_bytes + len(data) > self._max_bytes:
+                raise SpoolFull(f"the spool would grow past {self._max_bytes} bytes")
+            descriptor = self._open()
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(descriptor, view) :]
+                os.fdatasync(descriptor)
+            except OSError:
+                # What was refused must not come back: cut it off, and begin a new file in any case.
+                with contextlib.suppress(OSError):
+                    os.ftruncate(descriptor, self._active_bytes)
+                self._close()
+                raise
+            self._told_worlds = told
+            self._active_bytes += len(data)
+            self._active_events += len(events)
+            self.events += len(events)
+
+    def _stripped(self, event: Event, told: set[str]) -> Iterator[Event]:
+        """Without what is told elsewhere: a world once per file, the scored text and the moment's copy never."""
+        if not isinstance(event, Settled):
+            yield event
+            return
+        record, name = event.record, event.world_hash
+        if record.world:
+            name = self._worlds.name(record.world)
+            if name not in told:
+                told.add(name)
+                yield WorldSeen(name, record.world.decode())
+        features, decision, moment = record.features, record.decision, record.moment
+        if features is not None and features.text:
+            features = replace(features, text="")
+        if decision is not None and decision.moment:
+            moment = moment or decision.moment
+            decision = replace(decision, moment=b"")
+        record = replace(record, features=features, decision=decision, moment=moment, world=None)
+        yield Settled(record, event.hold_open, name)
+
+    def _open(self) -> int:
+        if self._descriptor is None:
+            self._prepare()
+            self._segment += 1
+            self._active = self._folder / f"{self._segment:06d}.jsonl"
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+            self._descriptor = os.open(self._active, flags, 0o600)
+            self._active_bytes = self._active_events = 0
+            _sync_folder(self._folder)
+        return self._descriptor
+
+    def _prepare(self) -> None:
+        """Make our folder, locked before anybody can see it under its name."""
+        if self._alive is not None:
+            return
+        self._root.mkdir(parents=True, exist_ok=True)
+        hidden = self._root / f".{self._folder.name}"
+        hidden.mkdir(exist_ok=True)
+        lock = FileLock(hidden / _LOCK)
+        if not lock.acquire():
+            raise OSError(f"{hidden} is locked by another process")
+        hidden.rename(self._folder)
+        _sync_folder(self._root)
+        self._alive = lock
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
+            self._descriptor = None
+            self._closed_bytes += self._active_bytes
+            self._active_bytes = self._active_events = 0
+
+    def adopt(self) -> int:
+        """Take over the folders of gateways that have died; how many."""
+        count = 0
+        if not self._root.is_dir():
+            return 0
+        for folder in sorted(self._root.iterdir()):
+            if not folder.is_dir() or folder == self._folder or folder in [f for f, _ in self._adopted]:
+                continue
+            lock = FileLock(folder / _LOCK)
+            if lock.acquire():
+                self._adopted.append((folder, lock))
+                count += 1
+        return count
+
+    @property
+    def pending(self) -> bool:
+        """Is there anything to replay?"""
+        return self.events > 0 or bool(self._adopted)
+
+    def segments(self) -> list[Path]:
+        """Every file to replay, oldest first. What is appended from now on goes to a new one."""
+        with self._lock:
+            # Listed under the lock: a file begun meanwhile would be replayed, and removed, while it is written to.
+            self._close()
+            mine = [self._folder] if self._alive is not None else []
+            folders = [folder for folder, _ in self._adopted] + mine
+            return [path for folder in folders for path in sorted(folder.glob("[0-9]*.jsonl"))]
+
+    def drop(self, path: Path, events: int) -> None:
+        """A file has been replayed: away with it, and with its folder if that was a dead gateway's and is empty."""
+        size = path.stat().st_size
+        path.unlink()
+        with self._lock:
+            if path.parent == self._folder:
+                self.events = max(0, self.events - events)
+                self._closed_bytes = max(0, self._closed_bytes - size)
+
+    def release_adopted(self) -> None:
+        """Everything of the dead is replayed: remove their folders."""
+        for folder, lock in self._adopted:
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.release()
+        self._adopted.clear()
+
+    def set_aside(self, events: Sequence[Event]) -> None:
+        """Keep what no database takes where people can look at it."""
+        with contextlib.suppress(UnicodeEncodeError):
+            self.set_aside_lines([to_line(e) for event in events for e in self._stripped(event, set())])
+
+    def set_aside_lines(self, lines: Sequence[bytes]) -> None:
+        """The same for lines that cannot be read."""
+        with contextlib.suppress(OSError), self._lock:
+            self._root.mkdir(parents=True, exist_ok=True)
+            with (self._root / _REJECTED).open("ab") as file:
+                file.writelines(lines)
+
+    def close(self) -> None:
+        """Let go of the files; an empty folder goes away."""
+        with self._lock:
+            self._close()
+            if self._alive is not None:
+                if not any(self._folder.glob("[0-9]*.jsonl")):
+                    shutil.rmtree(self._folder, ignore_errors=True)
+                self._alive.release()
+                self._alive = None
+            for _, lock in self._adopted:
+                lock.release()
+            self._adopted.clear()
+
+
+def read(path: Path) -> Iterator[tuple[bytes, Event | None]]:
+    """The lines of a file with their events, `None` for those that are torn or damaged."""
+    with path.open("rb") as file:
+        for line in file:
+            yield line, from_line(line)
+
+
+def _sync_folder(folder: Path) -> None:
+    """A new name is durable once its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,54 @@
+"""The writer's SQL, in its driver's own parameter style, built once. Every statement may be repeated at will."""
+
+from __future__ import annotations
+
+from router.stores.rows import ATTEMPT_COLUMNS, OPEN_COLUMNS, REQUEST_COLUMNS
+
+
+def _names(columns: tuple[str, ...]) -> str:
+    return ", ".join(columns)
+
+
+def _marks(count: int) -> str:
+    return ", ".join("?" * count)
+
+
+def _insert(table: str, columns: tuple[str, ...], on_conflict: str) -> str:
+    return f"INSERT INTO {table} ({_names(columns)}) VALUES ({_marks(len(columns))}) ON CONFLICT {on_conflict}"  # noqa: S608
+
+
+class Statements:
+    """SQL text by what it is for; `qmark` drivers take `?`, others `%s`."""
+
+    def __init__(self, *, qmark: bool) -> None:
+        def say(sql: str) -> str:
+            return sql if qmark else sql.replace("?", "%s")
+
+        self._say = say
+        self.begin = "BEGIN IMMEDIATE" if qmark else "BEGIN"
+        self.instance = say(_insert("instance", ("instance", "started_at_us"), "(instance) DO NOTHING"))
+        # An event may come after the end of its request, through the spool: then nothing is open any more. What crash
+        # recovery has booked is no end: a line of a spool found later may tell of one more attempt.
+        self.opened = say(
+            f"INSERT INTO open_attempt ({_names(OPEN_COLUMNS)}) SELECT {_marks(len(OPEN_COLUMNS))} "  # noqa: S608
+            "WHERE NOT EXISTS (SELECT 1 FROM request WHERE request_id = ? AND resolved = 0) "
+            "ON CONFLICT (request_id, number) DO NOTHING"
+        )
+        self.closed = say("DELETE FROM open_attempt WHERE request_id = ?")
+        self.attempt = say(_insert("attempt", ATTEMPT_COLUMNS, "(request_id, number) DO NOTHING"))
+        self.request = say(_insert("request", REQUEST_COLUMNS, "(request_id) DO NOTHING"))
+        self.world = say(_insert("world", ("world_hash", "body"), "(world_hash) DO NOTHING"))
+        self.forget_request = say("DELETE FROM request WHERE request_id = ? AND resolved = 1")
+        self.forget_attempts = say("DELETE FROM attempt WHERE request_id = ? AND state = 'lost'")
+        self.feedback = say(
+            "INSERT INTO feedback (score, comment, received_at_us, request_id, tenant) "
+            "SELECT ?, ?, ?, request_id, tenant FROM request WHERE request_id = ? AND (? OR tenant = ?) "
+            "ON CONFLICT (request_id, tenant) DO UPDATE SET score = excluded.score, comment = excluded.comment, "
+            "received_at_us = excluded.received_at_us WHERE excluded.received_at_us >= feedback.received_at_us"
+        )
+        self.owned = say("SELECT 1 FROM request WHERE request_id = ? AND (? OR tenant = ?)")
+        self.look = "SELECT request_id FROM request LIMIT 1"
+
+    def booked(self, count: int) -> str:
+        """Which of `count` ids are booked, and whether by crash recovery."""
+        return self._say(f"SELECT request_id, resolved FROM request WHERE request_id IN ({_marks(count)})")  # noqa: S608

@@ -1,0 +1,57 @@
+"""Three loopback upstreams behind one gateway, and the OpenAI SDK in front of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI
+
+from tests.gateway import RunningGateway, running, three_tiers
+from tests.upstream import FakeUpstream
+
+KEYS = {"CHEAP_KEY": "sk-cheap-4711", "BIG_KEY": "sk-big-4712"}
+EASY = [{"role": "user", "content": "Name a colour."}]
+HARD = [{"role": "user", "content": "Explain why the proof fails, and analyze what would have to change in it."}]
+
+
+@dataclass
+class House:
+    """Everything a test needs."""
+
+    front: RunningGateway
+    local: FakeUpstream
+    cheap: FakeUpstream
+    big: FakeUpstream
+    client: AsyncOpenAI
+
+    async def ask(self, messages: list[dict[str, Any]], **options: Any) -> Any:
+        """(parsed answer, headers) of a plain completion, without the SDK's own retries."""
+        options.setdefault("model", "auto")
+        raw = await self.client.chat.completions.with_raw_response.create(messages=messages, **options)  # type: ignore[arg-type]
+        return raw.parse(), raw.headers
+
+    @property
+    def calls(self) -> dict[str, int]:
+        """Chat calls that reached each upstream."""
+        return {"local": len(self.local.chats), "cheap": len(self.cheap.chats), "big": len(self.big.chats)}
+
+
+@pytest.fixture
+async def house(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[House]:
+    """A house with three tiers; `@pytest.mark.parametrize("house", [{...}], indirect=True)` sets policy keys."""
+    policy = getattr(request, "param", {})
+    async with AsyncExitStack() as stack:
+        local = await stack.enter_async_context(FakeUpstream(api_key=None))
+        cheap = await stack.enter_async_context(FakeUpstream(api_key=KEYS["CHEAP_KEY"]))
+        big = await stack.enter_async_context(FakeUpstream(api_key=KEYS["BIG_KEY"]))
+        config = three_tiers(tmp_path, local=local.base_url, cheap=cheap.base_url, big=big.base_url, **policy)
+        front = await stack.enter_async_context(running(config, KEYS))
+        client = await stack.enter_async_context(
+            AsyncOpenAI(base_url=front.v1, api_key="unused", max_retries=0, timeout=20)
+        )
+        yield House(front, local, cheap, big, client)

@@ -1,0 +1,386 @@
+"""The database, the spool's disk, or both are away: requests go on, nothing is lost, nothing is booked twice."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from secrets import token_hex
+
+import pytest
+
+from router.core.datamodels import Tier
+from router.errors import Unavailable
+from router.stores import queries
+from router.stores.database import Database
+from router.stores.engines import parse_url, read_engine
+from router.stores.entries import WriterConfig
+from router.stores.events import Event
+from router.stores.spool import FOLDER
+from router.stores.sql import SqlLedger
+from tests.ledger_samples import NOON, WallClock, hold, opened, settled, tried
+from tests.postgres import Cluster, binaries, cluster
+
+QUICK = WriterConfig(stall_s=0.1, give_up_s=0.4, retry_s=0.02, max_retry_s=0.1)
+
+
+class Fragile(Database):
+    """A real database that the test can break: `fail` says no, clearing `answers` makes it hang."""
+
+    def __init__(self, url: str, instance: str) -> None:
+        super().__init__(parse_url(url), instance, lambda: NOON)
+        self.fail: Exception | None = None
+        self.fail_after_commit = False
+        self.answers = threading.Event()
+        self.answers.set()
+
+    def connect(self) -> None:
+        self._trouble()
+        super().connect()
+
+    def apply(self, events: Sequence[Event]) -> list[bool]:
+        self._trouble()
+        known = super().apply(events)
+        if self.fail_after_commit and events:
+            self.fail_after_commit = False
+            raise sqlite3.OperationalError("the answer to COMMIT never came")
+        return known
+
+    def _trouble(self) -> None:
+        self.answers.wait()
+        if self.fail is not None:
+            raise self.fail
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "waited in vain"
+        await asyncio.sleep(0.005)
+
+
+class Bench:
+    """A ledger on a fragile database, with what it warned of."""
+
+    def __init__(self, folder: Path, config: WriterConfig = QUICK) -> None:
+        self.url = f"sqlite:///{folder}/db/ledger.db"
+        self.data_dir = folder / "data"
+        instance = token_hex(4)
+        self.store = Fragile(self.url, instance)
+        self.warnings: list[str] = []
+        self.ledger = SqlLedger(
+            self.url,
+            self.data_dir,
+            clock=WallClock(NOON),
+            on_warning=lambda event, **_labels: self.warnings.append(event),
+            config=config,
+            instance=instance,
+            store=self.store,
+        )
+
+    def spool_files(self) -> list[Path]:
+        return list((self.data_dir / FOLDER).glob("*/[0-9]*.jsonl"))
+
+    def forbid_spooling(self) -> None:
+        """A file stands where the folder should: even root cannot write there."""
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.data_dir / FOLDER, ignore_errors=True)
+        (self.data_dir / FOLDER).write_text("not a folder")
+
+    def allow_spooling(self) -> None:
+        (self.data_dir / FOLDER).unlink()
+
+    def totals(self) -> tuple[int, int, int]:
+        totals = queries.costs(read_engine(self.url)).totals
+        return totals.requests, totals.cost_nanousd, totals.open_reservations
+
+
+@asynccontextmanager
+async def bench(folder: Path, config: WriterConfig = QUICK) -> AsyncIterator[Bench]:
+    made = Bench(folder, config)
+    try:
+        yield made
+    finally:
+        made.store.answers.set()
+        await made.ledger.close()
+
+
+async def serve(ledger: SqlLedger, request_id: str, tier: Tier = Tier.CHEAP) -> None:
+    reserve = 0 if tier is Tier.LOCAL else 900
+    await ledger.reserve(hold(request_id, tier=tier, reserve_nanousd=reserve))
+    ledger.settle(settled(request_id, tried(tier=tier), rich=False), hold_open=True)
+
+
+async def test_a_database_away_at_the_start_is_no_reason_not_to_start(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        b.store.fail = sqlite3.OperationalError("unable to open database file")
+        await b.ledger.start()
+        assert not b.ledger.state().healthy
+        assert b.ledger.state().reason == "OperationalError: unable to open database file"
+        await serve(b.ledger, "r1")
+        await b.ledger.open_attempt(opened("r2"))
+        assert b.ledger.state().spooled_events >= 2
+        b.store.fail = None
+        await until(lambda: b.ledger.state().healthy)
+        await b.ledger.flush()
+        assert b.totals() == (1, 250, 1)
+        assert b.spool_files() == []
+        assert b.warnings == ["ledger_degraded", "ledger_recovered"]
+
+
+async def test_a_folder_that_cannot_be_made_yet_is_waited_for(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        (tmp_path / "db").write_text("the volume is not mounted")
+        await b.ledger.start()
+        await serve(b.ledger, "r1")
+        (tmp_path / "db").unlink()
+        await until(lambda: b.ledger.state().healthy)
+        await b.ledger.flush()
+        assert b.totals() == (1, 250, 0)
+
+
+@pytest.mark.parametrize(
+    "text", ["database is locked", "attempt to write a readonly database", "database or disk is full", "disk I/O error"]
+)
+async def test_a_failure_in_mid_traffic_costs_no_request(tmp_path: Path, text: str) -> None:
+    async with bench(tmp_path) as b:
+        await b.ledger.start()
+        await serve(b.ledger, "before")
+        b.store.fail = sqlite3.OperationalError(text)
+        await asyncio.gather(*(serve(b.ledger, f"during{i}") for i in range(50)))
+        assert not b.ledger.state().healthy
+        b.store.fail = None
+        await until(lambda: b.ledger.state().healthy)
+        await serve(b.ledger, "after")
+        await b.ledger.flush()
+        assert b.totals() == (52, 52 * 250, 0)
+
+
+async def test_a_database_that_hangs_delays_a_request_by_the_stall_time_only(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        await b.ledger.start()
+        b.store.answers.clear()
+        began_s = time.monotonic()
+        await asyncio.gather(*(serve(b.ledger, f"first{i}") for i in range(10)))
+        first_s = time.monotonic() - began_s
+        began_s = time.monotonic()
+        await serve(b.ledger, "second")
+        assert QUICK.stall_s <= first_s < QUICK.give_up_s
+        assert time.monotonic() - began_s < QUICK.stall_s
+        assert b.ledger.state().reason == "the database does not answer"
+        b.store.answers.set()
+        await until(lambda: b.ledger.state().healthy)
+        await b.ledger.flush()
+        assert b.totals() == (11, 11 * 250, 0)
+
+
+async def test_a_commit_whose_answer_was_lost_is_not_booked_twice(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        await b.ledger.start()
+        for i in range(5):
+            b.store.fail_after_commit = True
+            await serve(b.ledger, f"r{i}")
+            await until(lambda: not b.store.fail_after_commit and b.ledger.state().healthy)
+        await b.ledger.flush()
+        await until(lambda: b.ledger.state().healthy)
+        assert b.totals() == (5, 1250, 0)
+
+
+async def test_with_nothing_durable_left_money_is_refused_and_local_work_goes_on(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        await b.ledger.start()
+        b.forbid_spooling()
+        b.store.fail = sqlite3.OperationalError("database or disk is full")
+        with pytest.raises(Unavailable) as error:
+            await b.ledger.reserve(hold("api"))
+        assert error.value.code == "ledger_unavailable"
+        with pytest.raises(Unavailable):
+            await b.ledger.open_attempt(opened("api", number=2))
+        await serve(b.ledger, "local", Tier.LOCAL)
+        assert b.ledger.state().held_events > 0
+        b.store.fail = None
+        await until(lambda: b.ledger.state().healthy)
+        await b.ledger.flush()
+        assert b.totals() == (1, 250, 0)
+        assert b.ledger.state().dropped_events == 0
+
+
+async def test_when_both_hang_money_is_refused_in_time(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        await b.ledger.start()
+        await serve(b.ledger, "before")
+        b.forbid_spooling()
+        b.store.answers.clear()
+        with pytest.raises(Unavailable):
+            await asyncio.wait_for(b.ledger.reserve(hold("api")), 5)
+        await asyncio.wait_for(b.ledger.reserve(hold("local", tier=Tier.LOCAL, reserve_nanousd=0)), 5)
+        b.store.answers.set()
+        await until(lambda: b.ledger.state().healthy)
+        await b.ledger.flush()
+        assert b.totals() == (1, 250, 1)
+
+
+async def test_a_spool_that_comes_back_takes_what_was_held(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        await b.ledger.start()
+        b.forbid_spooling()
+        b.store.fail = sqlite3.OperationalError("database is locked")
+        await serve(b.ledger, "local", Tier.LOCAL)
+        await until(lambda: b.ledger.state().held_events == 2)
+        b.allow_spooling()
+        await serve(b.ledger, "api")
+        await until(lambda: b.ledger.state().held_events == 0 and b.ledger.state().spooled_events == 4)
+
+
+async def test_the_spool_is_bounded(tmp_path: Path) -> None:
+    config = WriterConfig(stall_s=0.1, give_up_s=0.4, retry_s=0.02, max_retry_s=0.1, max_spool_bytes=2000)
+    async with bench(tmp_path, config) as b:
+        b.store.fail = sqlite3.OperationalError("unable to open database file")
+        await b.ledger.start()
+        with pytest.raises(Unavailable):
+            for i in range(20):
+                await b.ledger.reserve(hold(f"r{i}"))
+        assert sum(path.stat().st_size for path in b.spool_files()) <= 2000
+
+
+async def test_memory_is_bounded_and_what_is_dropped_is_counted(tmp_path: Path) -> None:
+    config = WriterConfig(stall_s=0.1, give_up_s=0.4, retry_s=0.02, max_retry_s=0.1, max_queued_events=100)
+    async with bench(tmp_path, config) as b:
+        await b.ledger.start()
+        b.forbid_spooling()
+        b.store.answers.clear()
+        for i in range(1000):
+            b.ledger.settle(settled(f"r{i}", rich=False), hold_open=True)
+        assert b.ledger.state().dropped_events > 0
+        assert b.ledger.state().held_events <= 100 + config.max_batch_events
+        assert "ledger_event_dropped" in await _eventually(b)
+
+
+async def _eventually(b: Bench) -> list[str]:
+    await until(lambda: bool(b.warnings))
+    return b.warnings
+
+
+async def test_what_was_spooled_is_replayed_by_the_next_start(tmp_path: Path) -> None:
+    first = Bench(tmp_path)
+    first.store.fail = sqlite3.OperationalError("unable to open database file")
+    await first.ledger.start()
+    await serve(first.ledger, "done")
+    await first.ledger.reserve(hold("open", reserve_nanousd=900))
+    await first.ledger.close()
+    assert first.spool_files()
+    async with bench(tmp_path) as second:
+        await second.ledger.start()
+        assert second.totals() == (2, 250 + 900, 0)
+        assert list((second.data_dir / FOLDER).iterdir()) == []
+
+
+async def test_torn_and_damaged_lines_are_set_aside_and_the_others_are_booked(tmp_path: Path) -> None:
+    first = Bench(tmp_path)
+    first.store.fail = sqlite3.OperationalError("unable to open database file")
+    await first.ledger.start()
+    for i in range(3):
+        await serve(first.ledger, f"r{i}")
+    await first.ledger.close()
+    (spooled,) = first.spool_files()
+    lines = spooled.read_bytes().splitlines(keepends=True)
+    damaged = next(i for i, line in enumerate(lines) if b'"settled"' in line)
+    lines[damaged] = lines[damaged].replace(b"250", b"999")
+    spooled.write_bytes(b"".join(lines) + lines[0][: len(lines[0]) // 2])
+    async with bench(tmp_path) as second:
+        await second.ledger.start()
+        # What was damaged is the end of a request: it counts as lost, at its reserve.
+        assert second.totals() == (3, 250 + 250 + 900, 0)
+        assert "ledger_spool_damaged" in second.warnings
+        assert len((second.data_dir / FOLDER / "rejected.jsonl").read_bytes().splitlines()) == 2
+
+
+async def test_one_event_that_no_database_takes_does_not_stop_the_others(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        await b.ledger.start()
+        b.ledger.settle(settled("too-big", tried(amount_nanousd=2**70), rich=False), hold_open=False)
+        await asyncio.gather(*(serve(b.ledger, f"r{i}") for i in range(5)))
+        await b.ledger.flush()
+        assert b.totals() == (5, 1250, 0)
+        with pytest.raises(Unavailable):
+            await b.ledger.reserve(hold("no-number-for-a-database", reserve_nanousd=2**70))
+        assert b.ledger.state().healthy
+        assert "ledger_event_rejected" in b.warnings
+
+
+async def test_another_process_holding_the_write_lock_is_a_stall_like_any_other(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    ledger = await SqlLedger.open(url, tmp_path, clock=WallClock(NOON), config=QUICK)
+    try:
+        backup = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
+        backup.execute("BEGIN IMMEDIATE")
+        await asyncio.gather(*(serve(ledger, f"r{i}") for i in range(20)))
+        assert not ledger.state().healthy
+        backup.execute("ROLLBACK")
+        backup.close()
+        await until(lambda: ledger.state().healthy)
+        assert (await ledger.costs()).totals.requests == 20
+    finally:
+        await ledger.close()
+
+
+async def test_a_ledger_closed_while_the_database_hangs_keeps_everything_in_the_spool(tmp_path: Path) -> None:
+    b = Bench(tmp_path)
+    await b.ledger.start()
+    b.store.answers.clear()
+    for i in range(10):
+        b.ledger.settle(settled(f"r{i}", rich=False), hold_open=False)
+    await b.ledger.close(timeout_s=0.3)
+    assert b.spool_files()
+    b.store.answers.set()
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Cluster]:
+    found = binaries()
+    if found is None:
+        pytest.skip("no PostgreSQL server binaries on this machine")
+    with cluster(found) as server:
+        yield server
+
+
+@pytest.mark.postgres
+async def test_a_postgres_that_is_restarted_under_traffic_loses_nothing(tmp_path: Path, postgres: Cluster) -> None:
+    url = postgres.new_database()
+    ledger = await SqlLedger.open(url, tmp_path, clock=WallClock(NOON), config=QUICK)
+    try:
+        await asyncio.gather(*(serve(ledger, f"before{i}") for i in range(20)))
+        await asyncio.to_thread(postgres.stop)
+        await asyncio.gather(*(serve(ledger, f"during{i}") for i in range(20)))
+        assert not ledger.state().healthy
+        await asyncio.to_thread(postgres.start)
+        await until(lambda: ledger.state().healthy)
+        await asyncio.gather(*(serve(ledger, f"after{i}") for i in range(20)))
+        totals = (await ledger.costs()).totals
+        assert (totals.requests, totals.cost_nanousd, totals.open_reservations) == (60, 60 * 250, 0)
+    finally:
+        await ledger.close()
+
+
+@pytest.mark.postgres
+async def test_a_postgres_that_freezes_delays_by_the_stall_time_only(tmp_path: Path, postgres: Cluster) -> None:
+    url = postgres.new_database()
+    ledger = await SqlLedger.open(url, tmp_path, clock=WallClock(NOON), config=QUICK)
+    try:
+        postgres.freeze()
+        try:
+            began_s = time.monotonic()
+            await asyncio.gather(*(serve(ledger, f"r{i}") for i in range(20)))
+            assert time.monotonic() - began_s < QUICK.give_up_s
+            assert not ledger.state().healthy
+        finally:
+            postgres.thaw()
+        await until(lambda: ledger.state().healthy)
+        assert (await ledger.costs()).totals.requests == 20
+    finally:
+        await ledger.close()

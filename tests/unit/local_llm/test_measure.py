@@ -1,0 +1,80 @@
+"""A measured run of a simulated engine gives back the engine's own coefficients."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from local_llm.coefficients import PRESETS
+from local_llm.datamodels import EngineLimits
+from local_llm.measure import MeasurePlan, TimedReply, decode_run, measure, plan_for
+from local_llm.steptime import prefill_s, step_s
+
+TRUTH = PRESETS["a100-8b-fp16"]
+
+
+class SteppedEngine:
+    """Answers at the times that the step model gives to a batch that starts and runs together."""
+
+    def __init__(self) -> None:
+        self.batch: list[int] = []
+
+    async def __call__(self, prompt: str, output_tokens: int) -> TimedReply:
+        words = len(prompt.split())
+        self.batch.append(words)
+        ttft = TRUTH.api_s + TRUTH.t0_s * 1.5 + prefill_s(TRUTH, words)
+        streams = self.streams(output_tokens)
+        times = [ttft]
+        for emitted in range(1, output_tokens):
+            context = streams * (words + emitted)
+            times.append(times[-1] + step_s(TRUTH, streaming=streams, context_tokens=context))
+        return TimedReply(words, 0.0, tuple(times))
+
+    def streams(self, output_tokens: int) -> int:
+        return 1 if output_tokens < 10 else self.expected.pop(0)
+
+    expected: list[int]
+
+
+async def test_a_run_gives_back_the_coefficients() -> None:
+    engine = SteppedEngine()
+    plan = MeasurePlan(prompt_words=(50, 500, 1000, 2000), batches=(1, 4, 16), batch_prompt_words=(50, 1000))
+    engine.expected = [streams for streams in plan.batches for _ in plan.batch_prompt_words for _ in range(streams)]
+    told: list[str] = []
+    found = await measure(engine, EngineLimits(), name="mine", plan=plan, dice=random.Random(1), note=told.append)
+    row = found.coefficients
+    assert row.t0_s == pytest.approx(TRUTH.t0_s, rel=0.02)
+    assert row.c_seq_s == pytest.approx(TRUTH.c_seq_s, rel=0.05)
+    assert row.c_kv_s == pytest.approx(TRUTH.c_kv_s, rel=0.05)
+    assert row.c_prefill_s == pytest.approx(TRUTH.c_prefill_s, rel=0.02)
+    assert row.practical_batch == 16
+    assert found.decode_error_ratio < 0.02
+    assert len(told) == 4 + 6
+
+
+def test_only_the_steps_that_all_streams_share_count() -> None:
+    early = TimedReply(100, 0.0, tuple(1.0 + 0.1 * i for i in range(20)))
+    late = TimedReply(200, 0.0, tuple(1.55 + 0.2 * i for i in range(20)))
+    run = decode_run([early, late])
+    assert run is not None
+    assert run.streaming == 2
+    assert run.step_s == pytest.approx(0.15)
+    assert 300 < run.context_tokens < 330
+
+
+def test_streams_that_do_not_overlap_are_no_batch() -> None:
+    first = TimedReply(10, 0.0, tuple(0.1 * i for i in range(20)))
+    second = TimedReply(10, 0.0, tuple(10 + 0.1 * i for i in range(20)))
+    assert decode_run([first, second]) is None
+    assert decode_run([first, TimedReply(10, 0.0, ())]) is None
+    assert decode_run([]) is None
+
+
+@pytest.mark.parametrize("window", [256, 2048, 8192, 131_072])
+def test_a_plan_stays_within_the_engine(window: int) -> None:
+    plan = plan_for(EngineLimits(max_num_seqs=6, context_window_tokens=window))
+    assert max(plan.prompt_words) * 2 <= window
+    assert max(plan.batch_prompt_words) * 2 + plan.output_tokens <= window
+    assert plan.batches == (1, 2, 4)
+    assert len(plan.prompt_words) >= 3

