@@ -112,17 +112,27 @@ def train(
     now_utc: datetime,
     seed: int = 0,
     keep_held_out: bool = True,
+    with_card: bool = True,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train on a labels file; `out` is loadable at once. Returns the manifest's headline."""
+    """Train on a labels file; `out` is loadable at once. Returns the manifest's headline.
+
+    `with_card` writes `card.md` and its plots beside the model: what it was trained on and how good it is, by
+    predictions made out of fold.
+    """
     with _told():
         from classifier.dataset import read_labels
         from classifier.train import train as run
 
         examples, summary = read_labels(labels, progress=_counted(progress))
-        manifest = run(
+        trained = run(
             examples, summary, out, now_utc=now_utc, seed=seed, keep_held_out=keep_held_out, progress=progress
         )
+        manifest = trained.manifest
+        if with_card:
+            from classifier.card import write_card
+
+            write_card(out, manifest, examples, trained.p, trained.novelty)
         return {
             "version": manifest.version,
             "out": str(out),

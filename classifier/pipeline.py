@@ -41,6 +41,8 @@ SHARED_SCALE = 0.1
 EXPERT_SCALE_FLOOR = 0.05
 GATE_FLOOR = 0.02  # sources less likely than this are left out of the mixture
 MIN_ROWS_PER_HEAD = 20
+NOVELTY_QUANTILE = 0.98  # nearer than this share of held-out training rows is not novel at all
+NOVELTY_SPAN = 0.5  # and wholly novel so much further on, in distances from the median to that quantile
 VIEWS = 3  # linear, trees, experts: the order of the combiner's slopes
 
 
@@ -87,7 +89,7 @@ class BaseViews(BaseEstimator):  # type: ignore[misc]
         self.scale_ = np.where(spread < 1e-9, 1.0, spread)
         scaled = self.scaled(numbers)
         self.vectorizer_ = TfidfVectorizer(
-            analyzer=same, binary=True, min_df=2 if len(texts) > 50 else 1, max_features=60_000, dtype=np.float64
+            analyzer=same, binary=True, min_df=_min_documents(len(texts)), max_features=60_000, dtype=np.float64
         )
         try:
             bag = self.vectorizer_.fit_transform(texts)
@@ -254,8 +256,8 @@ class TierModel(BaseEstimator):  # type: ignore[misc]
         self.slopes_, self.offsets_ = self._combine(views, outcomes, sources, mass)
         self.base_ = self._base().fit(texts, numbers, outcomes, sources, mass)
         self.moments_ = source_moments(self.base_, numbers, sources)
-        middle, edge = np.quantile(strangeness, 0.5, axis=0), np.quantile(strangeness, 0.98, axis=0)
-        self.novelty_from_, self.novelty_span_ = edge, np.maximum(3.0 * (edge - middle), 0.05)
+        middle, edge = np.quantile(strangeness, 0.5, axis=0), np.quantile(strangeness, NOVELTY_QUANTILE, axis=0)
+        self.novelty_from_, self.novelty_span_ = edge, np.maximum(NOVELTY_SPAN * (edge - middle), 0.02)
         self.out_of_fold_novelty_ = self._novelty(strangeness)
         self.base_rate_ = np.array([_rate(outcomes[:, t], mass[:, t]) for t in range(len(self.tiers))])
         return self
@@ -351,6 +353,11 @@ def soft_rows(outcome: Floats, weights: Floats) -> tuple[Ints, Ints, Floats]:
     rows = np.concatenate([seen[good], seen[bad]])
     labels = np.concatenate([np.ones(good.sum(), dtype=np.int64), np.zeros(bad.sum(), dtype=np.int64)])
     return rows, labels, np.concatenate([(mass * quality)[good], (mass * (1.0 - quality))[bad]])
+
+
+def _min_documents(rows: int) -> int:
+    """In how many texts a word must stand to count; rare words cost memory at serving and gain nothing."""
+    return 1 if rows <= 50 else (2 if rows <= 5_000 else 3)
 
 
 def _constant(labels: Ints, mass: Floats, *, force: bool = False) -> float | None:

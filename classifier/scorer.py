@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from math import exp, sqrt
+from math import exp, log1p, sqrt
 from operator import getitem, mul
 from struct import Struct
 
@@ -24,8 +24,9 @@ from classifier.serving import (
     ServingModel,
     from_bytes,
 )
-from classifier.textstats import dense, words
+from classifier.textstats import DENSE_NAMES, dense, words
 
+PRIOR_LENGTH_TILT = 0.01
 _BIT_INDEX = bytes((code & -code).bit_length() - 1 if code else 0 for code in range(256))
 
 
@@ -127,7 +128,7 @@ class TrainedScorer:
         p_model, novelty = self.unshrunk(features)
         tiers = self.model.tiers
         p_adequate = (
-            self._shrunk(p_model, novelty, features) if novelty > 0.0 else dict(zip(tiers, p_model, strict=True))
+            dict(zip(tiers, p_model, strict=True)) if novelty == 0.0 else self._shrunk(p_model, novelty, features)
         )
         return Score(
             complexity_ratio=1.0 - p_adequate.get("local", p_model[0]),
@@ -222,12 +223,22 @@ class TrainedScorer:
         return min(max(far, 0.0), 1.0)
 
     def _shrunk(self, p_model: Sequence[float], novelty: float, features: RequestFeatures) -> dict[str, float]:
+        prior = self.prior(features)
+        return {t: (1.0 - novelty) * p + novelty * q for t, p, q in zip(self.model.tiers, p_model, prior, strict=True)}
+
+    def prior(self, features: RequestFeatures) -> list[float]:
+        """The starting prior of each tier (its base rate where there is none), lower tiers a little below it for long
+        prompts: length is what is left to rank by on prompts unlike any seen."""
+        model = self.model
+        at = DENSE_NAMES.index("log_chars")
+        length = (log1p(len(features.text)) - model.mean[at]) / model.scale[at]
+        tilt = PRIOR_LENGTH_TILT * min(max(length, -2.0), 2.0)
         prior = P_ADEQUATE[prompt_class(features)]
-        near = 1.0 - novelty
-        return {
-            tier: near * p + novelty * prior.get(tier, base)
-            for tier, p, base in zip(self.model.tiers, p_model, self.model.base_rate, strict=True)
-        }
+        steps = max(1, len(model.tiers) - 1)
+        return [
+            min(max(prior.get(tier, base) - tilt * (1.0 - i / steps), 0.001), 0.999)
+            for i, (tier, base) in enumerate(zip(model.tiers, model.base_rate, strict=True))
+        ]
 
 
 def allowed_sources(model: ServingModel, models: Mapping[str, str]) -> tuple[int, ...] | None:

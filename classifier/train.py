@@ -47,6 +47,15 @@ class TrainingError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Trained:
+    """What training gives back: the manifest, and predictions and novelty of every row made out of fold."""
+
+    manifest: ModelManifest
+    p: Floats
+    novelty: Floats
+
+
+@dataclass(frozen=True, slots=True)
 class Matrix:
     """Examples as arrays.
 
@@ -222,7 +231,7 @@ def train(
     seed: int = 0,
     keep_held_out: bool = True,
     progress: Progress | None = None,
-) -> ModelManifest:
+) -> Trained:
     """Write a model folder at `out`, complete or not at all. Raises `TrainingError`.
 
     The same labels give the same scores. `keep_held_out` stores bounded texts with held-out predictions, which the gate
@@ -245,7 +254,7 @@ def train(
         draft.rename(out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return manifest
+    return Trained(manifest, model.out_of_fold_p_, model.out_of_fold_novelty_)
 
 
 def _write(

@@ -50,8 +50,7 @@ def test_both_forms_of_the_shipped_model_agree_on_made_up_prompts() -> None:
     requests = [asked(t) for t in texts]
     wanted, far = estimator.predict_proba(requests), estimator.novelty(requests)
     for features, p, novelty in zip(requests, wanted, far, strict=True):
-        prior = HeuristicScorer().score(features).p_adequate
-        shrunk = [(1 - novelty) * x + novelty * prior[t] for t, x in zip(estimator.tiers, p, strict=True)]
+        shrunk = [(1 - novelty) * x + novelty * q for x, q in zip(p, SHIPPED.prior(features), strict=True)]
         score = SHIPPED.score(features)
         assert [score.p_adequate[t] for t in estimator.tiers] == pytest.approx(shrunk, abs=1e-9)
 
@@ -69,14 +68,15 @@ def test_every_text_gets_probabilities(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "x", "\u202e\u05d0\u05d1", "\U0001f98a" * 3, "x" * 2_000_000, "\ud800", "\x00"])
 def test_strange_prompts_are_far_from_the_training_data(text: str) -> None:
     score = SHIPPED.score(asked(text))
-    assert score.novelty_ratio > 0.5
     prior = HeuristicScorer().score(asked(text)).p_adequate
-    assert all(abs(score.p_adequate[t] - prior[t]) < 0.5 for t in prior)
+    assert score.novelty_ratio == 1.0
+    assert score.p_adequate == pytest.approx(prior, abs=0.021)
 
 
 def test_what_was_learned_is_true(model: Path) -> None:
     scorer = registry.load_scorer(model)
-    p = {s: scorer.score(asked(f"please tell me about the {s} in some detail")).p_adequate["local"] for s in SUBJECTS}
+    asking = "please tell me about this thing in some detail the {} number 1x7?"
+    p = {s: scorer.unshrunk(asked(asking.format(s)))[0][0] for s in SUBJECTS}
     order = sorted(SUBJECTS, key=lambda s: truth(s)["local"])
     assert p[order[0]] < p[order[-1]] - 0.15
     assert np.corrcoef([p[s] for s in order], [truth(s)["local"] for s in order])[0, 1] > 0.8
