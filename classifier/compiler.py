@@ -14,7 +14,7 @@ from classifier.serving import LEAVES_PER_TREE, ServingModel, to_bytes
 
 def compile_model(model: TierModel, *, version: str, source_models: Sequence[Mapping[str, str]]) -> bytes:
     """The bytes of the serving form of a fitted `model`."""
-    base = model.base_
+    base, around = model.base_, model.neighbourhood_
     tier_count, source_count = len(model.tiers), len(model.sources)
     number_count = len(base.mean_)
     vocabulary, idf = base.vectorizer_.vocabulary_, base.vectorizer_.idf_
@@ -53,17 +53,18 @@ def compile_model(model: TierModel, *, version: str, source_models: Sequence[Map
         high=_plain(model.high_),
         slopes=_plain(model.slopes_),
         offsets=_plain(model.offsets_),
-        centre=_plain(model.moments_[0]),
-        inverse_spread=_plain(model.moments_[1]),
+        centre=_plain(around.centre_),
+        inverse_spread=_plain(around.inverse_spread_),
+        unknown_excess=_plain(around.unknown_excess_),
         rare_idf=float(idf.max()) + 1.0,
-        novelty_from=_plain(model.novelty_from_),
-        novelty_span=_plain(model.novelty_span_),
+        novelty_from=_plain(around.from_),
+        novelty_span=_plain(around.span_),
         base_rate=_plain(model.base_rate_),
         gate_floor=GATE_FLOOR,
         clip=DENSE_CLIP,
     )
     weights = on_words * idf[None]
-    rows = {word: (idf[i] ** 2, idf[i], *weights[:, i]) for word, i in vocabulary.items()}
+    rows = {word: (idf[i] ** 2, idf[i], *weights[:, i], *around.word_excess_[:, i]) for word, i in vocabulary.items()}
     return to_bytes(serving, {word: tuple(map(float, row)) for word, row in rows.items()})
 
 

@@ -30,6 +30,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from classifier.datamodels import RequestFeatures
+from classifier.novelty import DISTANCES, Neighbourhood
 from classifier.textstats import dense, words
 
 Floats = NDArray[np.float64]
@@ -41,8 +42,6 @@ SHARED_SCALE = 0.1
 EXPERT_SCALE_FLOOR = 0.05
 GATE_FLOOR = 0.02  # sources less likely than this are left out of the mixture
 MIN_ROWS_PER_HEAD = 20
-NOVELTY_QUANTILE = 0.98  # nearer than this share of held-out training rows is not novel at all
-NOVELTY_SPAN = 0.5  # and wholly novel so much further on, in distances from the median to that quantile
 VIEWS = 3  # linear, trees, experts: the order of the combiner's slopes
 
 
@@ -238,16 +237,15 @@ class TierModel(BaseEstimator):  # type: ignore[misc]
         folds = self._folds(groups)
         views = np.zeros((len(numbers), len(self.sources), len(self.tiers), VIEWS))
         gate = np.zeros((len(numbers), len(self.sources)))
-        strangeness = np.zeros((len(numbers), 3))
+        far, nearest = np.zeros((len(numbers), DISTANCES)), np.zeros(len(numbers), dtype=np.int64)
         for train, test in folds:
             base = self._base().fit(
                 [texts[i] for i in train], numbers[train], outcomes[train], sources[train], mass[train]
             )
             held_out = [texts[i] for i in test]
             views[test], gate[test] = base.logits(held_out, numbers[test])
-            strangeness[test] = self._strangeness(
-                base, held_out, numbers[test], source_moments(base, numbers[train], sources[train])
-            )
+            around = self._neighbourhood(base, [texts[i] for i in train], numbers[train], sources[train])
+            far[test], nearest[test] = self._distances(base, around, held_out, numbers[test])
         self.low_, self.high_ = np.quantile(views, 0.005, axis=(0, 1)), np.quantile(views, 0.995, axis=(0, 1))
         self.out_of_fold_p_ = np.zeros((len(numbers), len(self.tiers)))
         for train, test in folds:
@@ -255,10 +253,8 @@ class TierModel(BaseEstimator):  # type: ignore[misc]
             self.out_of_fold_p_[test] = self._mix(views[test], gate[test], slopes, offsets)
         self.slopes_, self.offsets_ = self._combine(views, outcomes, sources, mass)
         self.base_ = self._base().fit(texts, numbers, outcomes, sources, mass)
-        self.moments_ = source_moments(self.base_, numbers, sources)
-        middle, edge = np.quantile(strangeness, 0.5, axis=0), np.quantile(strangeness, NOVELTY_QUANTILE, axis=0)
-        self.novelty_from_, self.novelty_span_ = edge, np.maximum(NOVELTY_SPAN * (edge - middle), 0.02)
-        self.out_of_fold_novelty_ = self._novelty(strangeness)
+        self.neighbourhood_ = self._neighbourhood(self.base_, texts, numbers, sources).set_limits(far, nearest)
+        self.out_of_fold_novelty_ = self.neighbourhood_.novelty(far, nearest)
         self.base_rate_ = np.array([_rate(outcomes[:, t], mass[:, t]) for t in range(len(self.tiers))])
         return self
 
@@ -271,7 +267,19 @@ class TierModel(BaseEstimator):  # type: ignore[misc]
     def novelty(self, requests: Sequence[RequestFeatures]) -> Floats:
         """Distance from the training data, 0..1, per row."""
         texts, numbers = design(requests)
-        return self._novelty(self._strangeness(self.base_, texts, numbers, self.moments_))
+        return self.neighbourhood_.novelty(*self._distances(self.base_, self.neighbourhood_, texts, numbers))
+
+    def _neighbourhood(self, base: BaseViews, texts: list[list[str]], numbers: Floats, sources: Ints) -> Neighbourhood:
+        around = Neighbourhood(source_count=len(self.sources))
+        return around.fit(base.vectorizer_.transform(texts), base.scaled(numbers), sources)
+
+    def _distances(
+        self, base: BaseViews, around: Neighbourhood, texts: list[list[str]], numbers: Floats
+    ) -> tuple[Floats, Ints]:
+        scaled = base.scaled(numbers)
+        distinct = np.array([len(set(t)) for t in texts], dtype=np.float64)
+        bag, gate = base.vectorizer_.transform(texts), base.source_probabilities(scaled)
+        return around.measure(bag, base.vectorizer_.idf_, distinct, scaled, gate)
 
     def _folds(self, groups: Ints) -> list[tuple[Ints, Ints]]:
         count = min(self.fold_count, len(np.unique(groups)))
@@ -295,41 +303,6 @@ class TierModel(BaseEstimator):  # type: ignore[misc]
         z = np.einsum("nstv,tv->nst", np.clip(views, self.low_, self.high_), slopes) + offsets[None]
         mixed: Floats = np.einsum("ns,nst->nt", mixture(gate, allowed), expit(z))
         return mixed
-
-    def _strangeness(
-        self, base: BaseViews, texts: list[list[str]], numbers: Floats, moments: tuple[Floats, Floats]
-    ) -> Floats:
-        """Three distances: share of unknown words, mean IDF, numbers in deviations of the nearest source."""
-        vocabulary, idf = base.vectorizer_.vocabulary_, base.vectorizer_.idf_
-        rare = float(idf.max()) + 1.0
-        out = np.zeros((len(texts), 3))
-        for i, tokens in enumerate(texts):
-            distinct = set(tokens)
-            known = [idf[vocabulary[w]] for w in sorted(distinct) if w in vocabulary]
-            count = max(len(distinct), 1)
-            out[i, 0] = (len(distinct) - len(known) if distinct else 1) / count
-            out[i, 1] = (sum(known) + rare * (len(distinct) - len(known))) / count
-        scaled = base.scaled(numbers)
-        mean, inverse = moments
-        distance = (((scaled[:, None, :] - mean[None]) * inverse[None]) ** 2).mean(axis=2)
-        likely = mixture(base.source_probabilities(scaled), None) > 0.0
-        out[:, 2] = np.sqrt(np.where(likely, distance, np.inf).min(axis=1))
-        return out
-
-    def _novelty(self, strangeness: Floats) -> Floats:
-        far: Floats = np.clip((strangeness - self.novelty_from_) / self.novelty_span_, 0.0, 1.0).max(axis=1)
-        return far
-
-
-def source_moments(base: BaseViews, numbers: Floats, sources: Ints) -> tuple[Floats, Floats]:
-    """Per source: mean and 1 / standard deviation of the scaled numbers (deviation at least .25)."""
-    scaled = base.scaled(numbers)
-    mean = np.full((base.source_count, scaled.shape[1]), 1e3)
-    inverse = np.ones_like(mean)
-    for s in np.unique(sources):
-        own = scaled[sources == s]
-        mean[s], inverse[s] = own.mean(axis=0), 1.0 / np.maximum(own.std(axis=0), 0.25)
-    return mean, inverse
 
 
 def mixture(gate: Floats, allowed: Sequence[int] | None) -> Floats:

@@ -39,6 +39,7 @@ GOLDEN_TOLERANCE = 1e-9
 STEM_BYTES = 8
 
 TRUSTED_TYPES = (
+    "classifier.novelty.Neighbourhood",
     "classifier.pipeline.BaseViews",
     "classifier.pipeline.TierModel",
     "classifier.pipeline.same",

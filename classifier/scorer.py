@@ -154,7 +154,7 @@ class TrainedScorer:
         lanes = self._word_lanes(found)
         gate = self._gate(scaled)
         likely = _floored(gate, model.gate_floor)
-        novelty = self._novelty(len(distinct), len(found), lanes[1], scaled, likely)
+        novelty = self._novelty(len(distinct), len(found), lanes, scaled, gate)
         return self._probabilities(numbers, scaled, lanes, gate, likely), novelty
 
     def _word_lanes(self, found: Sequence[int]) -> list[float]:
@@ -203,24 +203,21 @@ class TrainedScorer:
         return out
 
     def _novelty(
-        self, distinct: int, known: int, idf_sum: float, scaled: Sequence[float], likely: Sequence[tuple[int, float]]
+        self, distinct: int, known: int, lanes: Sequence[float], scaled: Sequence[float], gate: Sequence[float]
     ) -> float:
         model = self.model
+        s = max(range(len(gate)), key=gate.__getitem__)
         count = distinct or 1
         unknown = distinct - known if distinct else 1
-        nearest = min(
-            sum(z * z for z in map(mul, map(float.__sub__, scaled, model.centre[s]), model.inverse_spread[s]))
-            for s, _ in likely
-        )
+        away = map(mul, map(float.__sub__, scaled, model.centre[s]), model.inverse_spread[s])
         measured = (
             unknown / count,
-            (idf_sum + model.rare_idf * (distinct - known)) / count,
-            sqrt(nearest / len(scaled)),
+            (lanes[1] + model.rare_idf * (distinct - known)) / count,
+            sqrt(sum(z * z for z in away) / len(scaled)),
+            -(lanes[FIXED_LANES + len(model.tiers) + s] + model.unknown_excess[s] * unknown) / count,
         )
-        far = max(
-            (m - start) / span for m, start, span in zip(measured, model.novelty_from, model.novelty_span, strict=True)
-        )
-        return min(max(far, 0.0), 1.0)
+        limits = zip(measured, model.novelty_from[s], model.novelty_span[s], strict=True)
+        return min(max(0.0, *((m - start) / span for m, start, span in limits)), 1.0)
 
     def _shrunk(self, p_model: Sequence[float], novelty: float, features: RequestFeatures) -> dict[str, float]:
         prior = self.prior(features)

@@ -16,7 +16,7 @@ SERVING_FORMAT = 1
 LANE_BITS = 64
 LANE_ONE = 1 << 40  # fixed point: weights are kept to 1e-12
 LANE_BIAS = 1 << 62
-FIXED_LANES = 2  # idf squared, idf; then one lane per tier
+FIXED_LANES = 2  # idf squared, idf; then one lane per tier (weight) and one per source (excess)
 LEAVES_PER_TREE = 8  # one byte of the bit vector per tree
 
 
@@ -63,8 +63,9 @@ class ServingModel:
     centre: tuple[tuple[float, ...], ...]  # S x D
     inverse_spread: tuple[tuple[float, ...], ...]  # S x D
     rare_idf: float
-    novelty_from: tuple[float, ...]  # 3
-    novelty_span: tuple[float, ...]  # 3
+    unknown_excess: tuple[float, ...]  # S
+    novelty_from: tuple[tuple[float, ...], ...]  # S x 4
+    novelty_span: tuple[tuple[float, ...], ...]  # S x 4
     base_rate: tuple[float, ...]  # T
     gate_floor: float
     clip: float
@@ -72,7 +73,7 @@ class ServingModel:
     @property
     def lane_count(self) -> int:
         """Lanes of a word's row."""
-        return FIXED_LANES + len(self.tiers)
+        return FIXED_LANES + len(self.tiers) + len(self.sources)
 
 
 def pack(lanes: Sequence[float]) -> int:
