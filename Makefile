@@ -9,13 +9,21 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run install dev test test-vllm check format bench constraints docs clean
+.PHONY: help run run-gpu engine install dev test test-vllm check format bench constraints docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 run: install ## start the gateway on 127.0.0.1:8080 (PORT=...) with the embedded engine: no key, no GPU needed
 	@exec $(BIN)/python -m router serve --host $(HOST) --port $(PORT) $(if $(CONFIG),--config $(CONFIG))
+
+run-gpu: install ## on a GPU server: look at driver, card and model, then start gateway and vLLM (CONFIG=..., else one that fits the cards)
+	@config="$(CONFIG)"; config="$${config:-$$(deploy/engine/choose_config.sh)}"; echo "config: $$config"; \
+	  $(BIN)/python -m router doctor --gpu --config "$$config" && \
+	  exec $(BIN)/python -m router serve --host $(HOST) --port $(PORT) --config "$$config"
+
+engine: ## on a GPU server: install vLLM into its own .venv-engine (12 GB, a few minutes)
+	@PYTHON="$(PYTHON)" deploy/engine/install.sh
 
 install: $(VENV)/.run-ready ## create .venv with the gateway and the embedded engine
 

@@ -1,6 +1,6 @@
 """Better coefficients from what is seen: quantile tracking while serving, least squares from a measured run. Pure.
 
-While serving, two factors follow the 0.8 quantile of observed over predicted: c1 (prefill) from times to first token,
+While serving, two factors follow the 0.65 quantile of observed over predicted: c1 (prefill) from times to first token,
 c2 (decode) from gaps between tokens of steps without prefill. Each observation moves a factor by a fixed small ratio,
 up by q when reality was slower than predicted and down by 1 - q when it was not, so outliers weigh no more than
 others. A model that is wrong by 0.4 to 2.5 times gets right within a few hundred requests.
@@ -16,9 +16,11 @@ from dataclasses import dataclass, replace
 from local_llm.datamodels import EngineCoefficients
 from local_llm.steptime import prefill_s
 
-_QUANTILE = 0.8
-_TTFT_STEP = 0.04
+_QUANTILE = 0.65
+_PREFILL_STEP = 0.04
 _GAP_STEP = 0.01
+_FIRST_GAIN = 6.0
+_GAIN_DECAY = 0.95
 _MIN_FACTOR = 0.25
 _MAX_FACTOR = 4.0
 _ENOUGH_OBSERVATIONS = 50
@@ -32,14 +34,14 @@ class Calibration:
         self._quantile = quantile
         self.prefill_factor = 1.0
         self.decode_factor = 1.0
-        self.ttft_observations = 0
+        self.prefill_observations = 0
         self.gap_observations = 0
 
     @property
     def coefficients(self) -> EngineCoefficients:
         """The base, corrected. `calibrated` once both factors rest on enough observations, or if the base was."""
         c1, c2 = self.prefill_factor, self.decode_factor
-        enough = min(self.ttft_observations, self.gap_observations) >= _ENOUGH_OBSERVATIONS
+        enough = min(self.prefill_observations, self.gap_observations) >= _ENOUGH_OBSERVATIONS
         base = self._base
         return replace(
             base,
@@ -51,21 +53,31 @@ class Calibration:
             calibrated=base.calibrated or enough,
         )
 
-    def observe_ttft(self, *, observed_s: float, predicted_s: float) -> None:
-        """A first token came. Nonsense (negative, infinite) is ignored."""
-        if _usable(observed_s, predicted_s):
-            self.prefill_factor = self._moved(self.prefill_factor, _TTFT_STEP, observed_s > predicted_s)
-            self.ttft_observations += 1
+    def observe_prefill(self, *, observed_s: float, predicted_s: float, prefill_ratio: float = 1.0) -> None:
+        """Prompts have been read. Nonsense (negative, infinite) is ignored.
+
+        The less of the prediction was prefill (`prefill_ratio`), the less it can tell, and the smaller is the step.
+        """
+        if _usable(observed_s, predicted_s) and 0.0 <= prefill_ratio <= 1.0:
+            step = prefill_ratio * _gain(_PREFILL_STEP, self.prefill_observations)
+            self.prefill_factor = self._moved(self.prefill_factor, step, observed_s > predicted_s)
+            self.prefill_observations += 1
 
     def observe_gap(self, *, observed_s: float, predicted_s: float) -> None:
         """A token followed another with no prefill between; `predicted_s` is the decode step at that time."""
         if _usable(observed_s, predicted_s):
-            self.decode_factor = self._moved(self.decode_factor, _GAP_STEP, observed_s > predicted_s)
+            step = _gain(_GAP_STEP, self.gap_observations)
+            self.decode_factor = self._moved(self.decode_factor, step, observed_s > predicted_s)
             self.gap_observations += 1
 
     def _moved(self, factor: float, step: float, slower: bool) -> float:
         moved = factor * math.exp(step * (self._quantile if slower else self._quantile - 1.0))
         return min(_MAX_FACTOR, max(_MIN_FACTOR, moved))
+
+
+def _gain(step: float, observations: int) -> float:
+    """The first observations move further: the preset may be another GPU's."""
+    return step * max(1.0, _FIRST_GAIN * _GAIN_DECAY**observations)
 
 
 def _usable(observed_s: float, predicted_s: float) -> bool:
@@ -125,10 +137,12 @@ def fit(
         [(1.0, float(run.streaming), run.context_tokens) for run in steps], [run.step_s for run in steps]
     )
     own_s = [run.ttft_s - t0_s * (0.5 + math.ceil(run.prompt_tokens / max_batched_tokens)) for run in prompts]
+    times_s = [max(1e-6, seconds) for seconds in own_s]
     api_s, c_prefill_s, c_att_s = _least_squares(
-        [(1.0, float(run.prompt_tokens), 0.5 * run.prompt_tokens**2) for run in prompts],
-        [max(1e-6, seconds) for seconds in own_s],
+        [(1.0, float(run.prompt_tokens), 0.5 * run.prompt_tokens**2) for run in prompts], times_s
     )
+    if c_prefill_s == 0.0:  # noise: no model reads a prompt for nothing but its attention
+        api_s, c_prefill_s, c_att_s = _least_squares([(1.0, float(run.prompt_tokens), 0.0) for run in prompts], times_s)
     found = EngineCoefficients(
         name=name,
         t0_s=t0_s,

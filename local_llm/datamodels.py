@@ -84,6 +84,10 @@ class InflightState:
     of step time spent in prefill (decaying mean); bucket_s: seconds of prefill work not yet drained;
     unseen_factor: load by others on the same engine, >= 1, in proportion to ours; others_*: what the engine held beside
     ours at the last looks at it, a floor under that.
+
+    Two more are known where streams show their tokens. backlog_done_at_s: when the prompts dispatched so far will all
+    have been read; lag_s: how far the slowest stream now is behind the pace promised to it, negative when all are
+    ahead. `None` is not known.
     """
 
     n: int = 0
@@ -100,6 +104,8 @@ class InflightState:
     others_streaming: float = 0.0
     others_context_tokens: float = 0.0
     others_waiting_prompt_tokens: float = 0.0
+    backlog_done_at_s: float | None = None
+    lag_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +170,8 @@ class GpuReading:
     mig: bool | None = None
     ecc_uncorrected: int | None = None
     xid: int | None = None
+    sm_clock_mhz: int | None = None
+    sm_clock_max_mhz: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

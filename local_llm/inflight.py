@@ -5,6 +5,12 @@ hold, reserved tokens, the share of step time spent in prefill (decaying mean, t
 of prefill work not yet drained. The bucket drains by what decode leaves of the GPU, 1 - step/(f_tpot*SLO_tpot), at
 least 5 %.
 
+From streams that show their tokens two more are known, without a guess at how time is shared. The engine reads prompts
+in the order they came, so every first token tells how far it has got, and so when it will be through
+(`backlog_done_at_s`). And it gives every sequence a token a step, so what all streams together have shown, divided by
+their number, is what each of them has: a stream is behind by the time since its first token less SLO_tpot for each of
+those. Who has the least to show for its time is found in a heap, O(log n) once a stream.
+
 Counts are integers: whatever the order of events, they come back to exactly 0.
 """
 
@@ -12,14 +18,17 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from heapq import heappop, heappush
 from typing import Protocol
 
 from local_llm.datamodels import EngineCoefficients, InflightState, Others, SloTargets
-from local_llm.steptime import drain_ratio, prefill_s, step_s, ttft_s
+from local_llm.derating import slowed
+from local_llm.steptime import drain_ratio, prefill_s, read_s, step_s, ttft_s
 
 _PREFILL_SHARE_TAU_S = 5.0
 _BATCHED_TOKENS_GUESS = 2048
-_TAKE_LEARNT_EVERY = 8
+_TAKE_LEARNT_EVERY = 4
+_ENOUGH_CHUNKS = 4
 
 
 class Calibrating(Protocol):
@@ -30,13 +39,23 @@ class Calibrating(Protocol):
         """As learnt so far."""
         ...
 
-    def observe_ttft(self, *, observed_s: float, predicted_s: float) -> None:
-        """A first token came."""
+    def observe_prefill(self, *, observed_s: float, predicted_s: float, prefill_ratio: float) -> None:
+        """Prompts have been read; `prefill_ratio` is the share of `predicted_s` that is prefill and no decode."""
         ...
 
     def observe_gap(self, *, observed_s: float, predicted_s: float) -> None:
         """A token followed another with no prefill between."""
         ...
+
+
+class _Reading:
+    """Prompts read since nobody waited last: how long that took, what was read, and the steps it had to wait for."""
+
+    __slots__ = ("observed_s", "squares", "steps", "tokens")
+
+    def __init__(self) -> None:
+        self.observed_s = self.steps = 0.0
+        self.tokens = self.squares = 0
 
 
 class Ticket:
@@ -79,8 +98,8 @@ class Ticket:
     def first_token(self, now_s: float) -> None:
         """The prompt has been read: from waiting to streaming. A second call counts nothing."""
         if self._open and not self._first:
+            self._inflight._learn_prefill(self, now_s)
             self._inflight._start_streaming(self, now_s, self._prompt_tokens + 1)
-            self._inflight._learn_ttft(now_s - self._entered_at_s, self._predicted_ttft_s)
 
     def token(self, count: int = 1, now_s: float | None = None) -> None:
         """`count` more tokens have been generated. Ignored before the first token and after the end.
@@ -92,6 +111,8 @@ class Ticket:
             inflight = self._inflight
             inflight._context_tokens += count
             inflight.progress += 1
+            if inflight._visible > 0:
+                inflight._earned_s += inflight.slo.tpot_s * count / inflight._visible
             if now_s is not None and inflight._calibration is not None:
                 inflight._learn_gap(self, count, now_s)
 
@@ -105,8 +126,8 @@ class Ticket:
 class Inflight:
     """Mutable count of one engine; use from one thread (the event loop).
 
-    `slo`, `unseen_factor` and `others` may be replaced at any time; so may `coefficients`, unless `calibration` learns
-    them. `progress` grows with every sign of life of the engine.
+    `slo`, `unseen_factor`, `others` and `slowdown` may be replaced at any time; so may `coefficients`, unless
+    `calibration` learns or `slowdown` scales them. `progress` grows with every sign of life of the engine.
     """
 
     def __init__(
@@ -119,6 +140,8 @@ class Inflight:
         calibration: Calibrating | None = None,
     ) -> None:
         self.coefficients = coefficients
+        self._full_speed = coefficients
+        self._slowdown = 1.0
         self.slo = slo
         self.unseen_factor = 1.0
         self.others = Others()
@@ -140,6 +163,28 @@ class Inflight:
         self._bucket_s = 0.0
         self._bucket_at_s = 0.0
         self._silent: deque[Ticket] = deque()
+        self._waiting_prompt_squares = 0
+        self._backlog_done_at_s = 0.0
+        self._visible = 0
+        self._earned_s = 0.0
+        self._starts = 0
+        self._paces: list[tuple[float, int, Ticket]] = []
+        self._read_at_s = -math.inf
+        self._reading = _Reading()
+
+    @property
+    def slowdown(self) -> float:
+        """How many times slower than learnt the engine's cards are made to run now. Setting it scales `coefficients`.
+
+        Predictions are made with it, so that what is learnt stays the speed of a card in order.
+        """
+        return self._slowdown
+
+    @slowdown.setter
+    def slowdown(self, ratio: float) -> None:
+        if ratio != self._slowdown:
+            self._slowdown = ratio
+            self.coefficients = slowed(self._full_speed, ratio)
 
     @property
     def n(self) -> int:
@@ -168,6 +213,9 @@ class Inflight:
         self._n += 1
         self._prefills += 1
         self._waiting_prompt_tokens += prompt
+        self._waiting_prompt_squares += prompt * prompt
+        begins_at_s = now_s + self.coefficients.api_s + (0.5 * self._step_s() if self._streaming else 0.0)
+        self._backlog_done_at_s = max(self._backlog_done_at_s, begins_at_s) + self._read_s(prompt, prompt * prompt)
         self._reserved_tokens += ticket._reserved_tokens
         self._bucket_s += self.unseen_factor * prefill_s(self.coefficients, prompt)
         return ticket
@@ -191,7 +239,23 @@ class Inflight:
             others_streaming=float(self.others.streaming),
             others_context_tokens=float(self.others.context_tokens),
             others_waiting_prompt_tokens=float(self.others.waiting_prompt_tokens),
+            backlog_done_at_s=self._backlog_done_at_s if self._n > self._plain_n else None,
+            lag_s=self._lag_s(now_s),
         )
+
+    def _lag_s(self, now_s: float) -> float | None:
+        """Of the stream that is furthest behind; `None` where none shows its tokens."""
+        paces = self._paces
+        while paces and not paces[0][2]._open:
+            heappop(paces)
+        if not paces or not self._visible:
+            return None
+        return (now_s - self._earned_s) - paces[0][0]
+
+    def _read_s(self, prompt_tokens: int, squares: int) -> float:
+        k = self.unseen_factor
+        room = max(1.0, self.max_batched_tokens - k * self._streaming)
+        return read_s(self.coefficients, k * prompt_tokens, k * squares, decode_step_s=self._step_s(), room_tokens=room)
 
     def _share_decay(self, now_s: float) -> float:
         return math.exp(-max(0.0, now_s - self._prefill_share_at_s) / _PREFILL_SHARE_TAU_S)
@@ -234,11 +298,38 @@ class Inflight:
         ticket.first_due_at_s = due_at_s
         self._silent.append(ticket)
 
-    def _learn_ttft(self, observed_s: float, predicted_s: float) -> None:
+    def _learn_prefill(self, ticket: Ticket, now_s: float) -> None:
+        """Reading a prompt took from the first token before it, or from its own dispatch, to its own first token.
+
+        Prompts that share a chunk come together, so what was seen is added up until nobody waits: only then are
+        observed and predicted time about the same prompts.
+        """
         self.progress += 1
-        if self._calibration is not None:
-            self._calibration.observe_ttft(observed_s=observed_s, predicted_s=predicted_s)
-            self._take_learnt(self._calibration)
+        if self._calibration is None or ticket.first_due_at_s < math.inf:
+            return
+        reading, prompt = self._reading, ticket._prompt_tokens
+        entered_at_s = ticket._entered_at_s + self.coefficients.api_s
+        reading.observed_s += max(0.0, now_s - max(entered_at_s, self._read_at_s))
+        reading.tokens += prompt
+        reading.squares += prompt * prompt
+        if entered_at_s >= self._read_at_s and self._streaming:
+            reading.steps += 0.5  # it found a step under way
+        nobody_waits = self._waiting_prompt_tokens == prompt
+        if nobody_waits or reading.tokens >= _ENOUGH_CHUNKS * self.max_batched_tokens:
+            self._reading = _Reading()
+            self._tell_prefill(self._calibration, reading, whole_steps=nobody_waits)
+
+    def _tell_prefill(self, calibration: Calibrating, reading: _Reading, *, whole_steps: bool) -> None:
+        k, c = self.unseen_factor, self.coefficients
+        chunks = k * reading.tokens / max(1.0, self.max_batched_tokens - k * self._streaming)
+        steps = reading.steps + (math.ceil(chunks) if whole_steps else chunks)
+        work_s = k * (c.c_prefill_s * reading.tokens + 0.5 * c.c_att_s * reading.squares)
+        predicted_s = steps * self._step_s() + work_s
+        if predicted_s > 0.0:
+            calibration.observe_prefill(
+                observed_s=reading.observed_s, predicted_s=predicted_s, prefill_ratio=work_s / predicted_s
+            )
+            self._take_learnt(calibration)
 
     def _learn_gap(self, ticket: Ticket, count: int, now_s: float) -> None:
         """A gap counts if no prompt was dispatched or waiting within it, and once per step, not once per stream."""
@@ -255,13 +346,23 @@ class Inflight:
     def _take_learnt(self, calibration: Calibrating) -> None:
         self._learnt += 1
         if self._learnt % _TAKE_LEARNT_EVERY == 0:
-            self.coefficients = calibration.coefficients
+            self._full_speed = calibration.coefficients
+            self.coefficients = slowed(self._full_speed, self._slowdown)
 
     def _start_streaming(self, ticket: Ticket, now_s: float, context_tokens: int) -> None:
         self._drain(now_s)
         ticket._first = True
         ticket._context_tokens = context_tokens
-        self._waiting_prompt_tokens -= ticket._prompt_tokens
+        self._forget_prompt(ticket)
+        self._read_at_s = self._backlog_done_at_s = now_s
+        if self._waiting_prompt_tokens:
+            self._backlog_done_at_s += self._read_s(self._waiting_prompt_tokens, self._waiting_prompt_squares)
+        if ticket.first_due_at_s == math.inf:
+            self._visible += 1
+        else:
+            self._reading = _Reading()  # that it has been read is a guess, nothing to learn from
+        self._starts += 1
+        heappush(self._paces, (now_s - self._earned_s, self._starts, ticket))
         self._streaming += 1
         self._context_tokens += context_tokens
         work_s = self.unseen_factor * self.coefficients.c_prefill_s * ticket._prompt_tokens
@@ -278,8 +379,16 @@ class Inflight:
         if ticket._first:
             self._streaming -= 1
             self._context_tokens -= ticket._context_tokens
+            self._visible -= ticket.first_due_at_s == math.inf
         else:
-            self._waiting_prompt_tokens -= ticket._prompt_tokens
+            self._forget_prompt(ticket)
+            self._read_at_s, self._reading = now_s, _Reading()
         if self._n == 0:  # an empty engine has no prefill left to do, and nobody to protect from one
             self._bucket_s = 0.0
             self._silent.clear()
+            self._paces.clear()
+            self._earned_s = self._backlog_done_at_s = 0.0
+
+    def _forget_prompt(self, ticket: Ticket) -> None:
+        self._waiting_prompt_tokens -= ticket._prompt_tokens
+        self._waiting_prompt_squares -= ticket._prompt_tokens * ticket._prompt_tokens

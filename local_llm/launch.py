@@ -107,7 +107,8 @@ def _vllm(config: LaunchConfig) -> tuple[str, ...]:
         "--enable-prompt-tokens-details",  # without it a cached prompt is billed as if it had been read
     ]
     if config.max_queued_requests is not None:
-        command += ["--max-num-queued-reqs", str(config.max_queued_requests)]
+        # vLLM counts those that run as well
+        command += ["--max-num-queued-reqs", str(config.max_num_seqs + config.max_queued_requests)]
     if config.gpu_memory_utilization_ratio is not None:
         command += ["--gpu-memory-utilization", str(config.gpu_memory_utilization_ratio)]
     return (*command, *config.extra_args)

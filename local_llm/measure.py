@@ -11,8 +11,9 @@ import itertools
 import random
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import aiohttp
 import msgspec
@@ -22,6 +23,10 @@ from local_llm.datamodels import EngineLimits
 
 _WORDS = ("apple", "river", "seven", "cloud", "orange", "stone", "table", "music", "winter", "garden", "blue", "paper")
 _OUTPUT_TOKENS = 48
+_LENGTHEN = (1, 2, 4)
+_ENOUGH_RUNS = 3
+_PROMPT_REPEATS = 3
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +51,31 @@ class MeasurePlan:
     output_tokens: int = _OUTPUT_TOKENS
 
 
-def plan_for(limits: EngineLimits) -> MeasurePlan:
-    """A plan that stays within half the context window and the engine's sequences."""
-    longest = max(64, limits.context_window_tokens // 4)
+def plan_for(limits: EngineLimits, *, tokens_per_word: float = 2.0) -> MeasurePlan:
+    """A plan that stays within half the context window, the engine's sequences and its KV cache.
+
+    Batches come as smallest, largest, then the rest: when time runs out, the ends of the range have been seen.
+    """
+    longest = max(48, int(limits.context_window_tokens / 2 / tokens_per_word))
     prompts = tuple(words for words in (32, 128, 512, 1024, 2048, 4096) if words <= longest)
-    batches = tuple(n for n in (1, 2, 4, 8, 16, 32, 64) if n <= limits.max_num_seqs)
+    held = 32 * tokens_per_word + _OUTPUT_TOKENS
+    room = limits.max_num_seqs if limits.kv_tokens is None else min(limits.max_num_seqs, int(limits.kv_tokens / held))
+    batches = [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= max(1, room)]
+    long = min(512, longest)
+    if limits.kv_tokens is not None:  # a batch that does not fit the cache is no batch
+        long = max(32, min(long, int((limits.kv_tokens / batches[-1] - _OUTPUT_TOKENS) / tokens_per_word)))
     return MeasurePlan(
-        prompt_words=prompts if len(prompts) >= 3 else (16, 32, 64),
-        batches=batches,
-        batch_prompt_words=(32, min(512, longest)),
+        prompt_words=prompts if len(prompts) >= 3 else (longest // 4, longest // 2, longest),
+        batches=(*batches[:1], *batches[:0:-1][:1], *batches[1:-1]),
+        batch_prompt_words=(32, long),
     )
+
+
+async def tokens_per_word(call: TimedCall) -> float:
+    """How many of the engine's tokens a word of our prompts is: models know different words."""
+    dice = random.Random(0)
+    few, many = [(await call(_prompt(dice, words), 2)).prompt_tokens for words in (8, 40)]
+    return max(0.5, (many - few) / 32)
 
 
 async def measure(
@@ -65,28 +85,33 @@ async def measure(
     name: str,
     plan: MeasurePlan | None = None,
     dice: random.Random | None = None,
-    note: Callable[[str], None] = lambda _: None,
+    note: Callable[[str], object] = lambda _: None,
+    time_left: Callable[[], bool] = lambda: True,
 ) -> Fit:
     """Run `plan` against an idle engine and fit. `note` is told of progress in words.
 
+    When `time_left` says no, only what a fit cannot do without (three runs of each kind) is still measured.
     Raises `CalibrationError` when too little could be measured; errors of `call` pass through.
     """
     plan, dice = plan or plan_for(limits), dice or random.Random()
     await call(_prompt(dice, 16), 4)  # the first request of an engine's life is never like the others
-    prefill = []
-    for words in plan.prompt_words:
-        reply = await call(_prompt(dice, words), 2)
-        if reply.token_at_s:
-            prefill.append(PrefillRun(reply.prompt_tokens, reply.token_at_s[0] - reply.sent_at_s))
-            note(f"prompt of {reply.prompt_tokens} tokens: first token after {prefill[-1].ttft_s:.3f} s")
-    decode = []
-    for streams in plan.batches:
-        for words in plan.batch_prompt_words:
-            calls = [call(_prompt(dice, words), plan.output_tokens) for _ in range(streams)]
-            run = decode_run(await asyncio.gather(*calls))
-            if run is not None:
-                decode.append(run)
-                note(f"{run.streaming} streams with {run.context_tokens:.0f} tokens: {run.step_s * 1e3:.1f} ms a step")
+    prefill: list[PrefillRun] = []
+    for words in _within(plan.prompt_words, prefill, time_left):
+        replies = [await call(_prompt(dice, words), 2)]
+        while len(replies) < _PROMPT_REPEATS and time_left():
+            replies.append(await call(_prompt(dice, words), 2))
+        runs = [PrefillRun(r.prompt_tokens, r.token_at_s[0] - r.sent_at_s) for r in replies if r.token_at_s]
+        if runs:  # the middle one: a single hiccup would bend the whole fit
+            prefill.append(sorted(runs, key=lambda run: run.ttft_s)[len(runs) // 2])
+            note(f"prompt of {prefill[-1].prompt_tokens} tokens: first token after {prefill[-1].ttft_s:.3f} s")
+    decode: list[DecodeRun] = []
+    pairs = [(streams, words) for streams in plan.batches for words in plan.batch_prompt_words]
+    for streams, words in _within(pairs, decode, time_left):
+        prompts = [_prompt(dice, words) for _ in range(streams)]
+        run = await _decode_run_of(call, prompts, plan.output_tokens, limits.context_window_tokens // 2)
+        if run is not None:
+            decode.append(run)
+            note(f"{run.streaming} streams with {run.context_tokens:.0f} tokens: {run.step_s * 1e3:.1f} ms a step")
     return fit(
         name,
         decode,
@@ -94,6 +119,26 @@ async def measure(
         practical_batch=float(max(plan.batches, default=1)),
         max_batched_tokens=limits.max_batched_tokens,
     )
+
+
+def _within(steps: Sequence[_T], done: Sequence[object], time_left: Callable[[], bool]) -> Iterator[_T]:
+    """`steps` while there is time, and as long as fewer than three are `done`."""
+    for step in steps:
+        if len(done) >= _ENOUGH_RUNS and not time_left():
+            return
+        yield step
+
+
+async def _decode_run_of(
+    call: TimedCall, prompts: Sequence[str], output_tokens: int, longest_tokens: int
+) -> DecodeRun | None:
+    """A batch of `prompts`; streams of a fast engine may end before all have begun, so longer ones are tried then."""
+    for times in _LENGTHEN:
+        tokens = max(output_tokens, min(times * output_tokens, longest_tokens))
+        run = decode_run(await asyncio.gather(*(call(prompt, tokens) for prompt in prompts)))
+        if run is not None:
+            return run
+    return None
 
 
 def decode_run(replies: Sequence[TimedReply]) -> DecodeRun | None:

@@ -41,6 +41,7 @@ class Nvml:
         self._xids: dict[int, int] = {}
         self.problem: str | None = None
         self.driver_version: str | None = None
+        self.cuda_version: str | None = None
 
     def read(self) -> tuple[GpuReading, ...]:
         """One look at every card, in NVML's order; empty where there is no driver."""
@@ -81,6 +82,8 @@ class Nvml:
         self._library, self.problem = pynvml, None
         version = self._quiet(pynvml, pynvml.nvmlSystemGetDriverVersion)
         self.driver_version = version if isinstance(version, str) else None
+        cuda = self._quiet(pynvml, pynvml.nvmlSystemGetCudaDriverVersion_v2)
+        self.cuda_version = f"{cuda // 1000}.{cuda % 1000 // 10}" if isinstance(cuda, int) and cuda > 0 else None
         self._listen(pynvml)
         return pynvml
 
@@ -160,6 +163,8 @@ class Nvml:
             mig=bool(mig[0]) if mig is not None else None,
             ecc_uncorrected=int(ecc) if ecc is not None else None,
             xid=xid,
+            sm_clock_mhz=_clock(ask(library.nvmlDeviceGetClockInfo, library.NVML_CLOCK_SM)),
+            sm_clock_max_mhz=_clock(ask(library.nvmlDeviceGetMaxClockInfo, library.NVML_CLOCK_SM)),
         )
 
     def _clocks_reasons(self, library: Any, handle: Any) -> int | None:
@@ -171,6 +176,10 @@ class Nvml:
 
 def _throttles(reasons: int | None) -> tuple[str, ...]:
     return tuple(name for bit, name in _THROTTLE_BITS if reasons is not None and reasons & bit)
+
+
+def _clock(mhz: int | None) -> int | None:
+    return int(mhz) if mhz is not None and mhz > 0 else None
 
 
 def _ratio(percent: int) -> float | None:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from local_llm.datamodels import EngineReading, GpuReading, ProcessState, SloTargets
+from local_llm.derating import slowdown_ratio
 from local_llm.inflight import Inflight
 from local_llm.metrics_text import MAX_TEXT_CHARS, parse_metrics
 from local_llm.probe import Get, ProbeError
@@ -128,6 +129,7 @@ class EnginePoller:
         if self._process is not None and self._process()[0] is not ProcessState.READY:
             self._note_progress(self._clock.now_s())  # what hung is gone
             return
+        self._inflight.slowdown = slowdown_ratio(self._used_gpus())
         await self._scrape()
         await self._check_progress()
 
@@ -201,12 +203,15 @@ class EnginePoller:
         self._inflight.others = self._unseen.others
 
     def _broken_gpu(self) -> str | None:
-        looked = self._gpus()
-        for gpu in looked[1] if looked is not None else ():
-            used = self._gpus_used is None or gpu.index in self._gpus_used
-            if used and gpu.problem is not None:
+        for gpu in self._used_gpus():
+            if gpu.problem is not None:
                 return f"GPU {gpu.index}: {gpu.problem}"
         return None
+
+    def _used_gpus(self) -> tuple[GpuReading, ...]:
+        looked = self._gpus()
+        gpus = looked[1] if looked is not None else ()
+        return tuple(gpu for gpu in gpus if self._gpus_used is None or gpu.index in self._gpus_used)
 
     async def _check_progress(self) -> None:
         """Nothing came out for longer than anything should take, though something is in there: the engine is hung."""

@@ -21,6 +21,22 @@ def prefill_s(coefficients: EngineCoefficients, prompt_tokens: float) -> float:
     return coefficients.c_prefill_s * prompt_tokens + 0.5 * coefficients.c_att_s * prompt_tokens * prompt_tokens
 
 
+def read_s(
+    coefficients: EngineCoefficients,
+    prompt_tokens: float,
+    squares: float,
+    *,
+    decode_step_s: float,
+    room_tokens: float,
+) -> float:
+    """Seconds until prompts of `prompt_tokens` in all, whose squares sum to `squares`, have been read one by one.
+
+    Chunks are packed: each `room_tokens` of them carry one decode step of everyone else.
+    """
+    per_token_s = coefficients.c_prefill_s + decode_step_s / room_tokens
+    return per_token_s * prompt_tokens + 0.5 * coefficients.c_att_s * squares
+
+
 def ttft_s(
     coefficients: EngineCoefficients,
     *,

@@ -1,17 +1,20 @@
 """How tight an engine is for one more request: one number, u <= 1 fits. Pure and fast enough for every decision.
 
-    u = max( TTFT/(f_ttft*SLO_ttft), TPOT/(f_tpot*SLO_tpot), [bucket > 0]*(bucket + w)/(f_bucket*slack),
+    u = max( TTFT/(f_ttft*SLO_ttft), TPOT/(f_tpot*SLO_tpot), LAG/(f_bucket*slack),
              (reserved + P + O)/(f_kv*KV), (n + 1)/max_num_seqs )
 
 TTFT and TPOT are predictions by the step-time model from the router's own, always fresh count of what is in the
-engine; the bucket holds seconds of prefill work and protects those who are already streaming from a burst of prompts.
-Everything is measured against its own promise, so the same factors hold on every GPU.
+engine. LAG protects those who are already streaming from a burst of prompts: how far the slowest of them will be behind
+the promised pace once all prompts have been read, of which every chunk takes longer than the token it comes with is
+worth. Where no stream shows its tokens, a bucket of prefill work not yet drained stands in for it, and a share of the
+time per token is set aside for prefill. Everything is measured against its own promise, so the same factors hold on
+every GPU.
 """
 
 from __future__ import annotations
 
 from local_llm.datamodels import Binding, EngineCoefficients, EngineLimits, InflightState, SloTargets, Tightness
-from local_llm.steptime import drain_ratio, ttft_s
+from local_llm.steptime import drain_ratio, prefill_s, ttft_s
 
 _MAX_PREFILL_RATIO = 0.9  # beyond it, 1/(1 - share) says nothing but "too slow"
 
@@ -53,14 +56,21 @@ def tightness(
     c = coefficients
 
     step = c.t0_s + c.c_seq_s * streaming + c.c_kv_s * context
-    ttft = ttft_s(
-        c,
-        decode_step_s=step,
-        streaming=streaming,
-        waiting_prompt_tokens=waiting_prompt,
-        prompt_tokens=prompt_tokens,
-        max_batched_tokens=limits.max_batched_tokens,
-    )
+    room = max(1.0, limits.max_batched_tokens - streaming)
+    done_at_s = state.backlog_done_at_s
+    if done_at_s is None:
+        ttft = ttft_s(
+            c,
+            decode_step_s=step,
+            streaming=streaming,
+            waiting_prompt_tokens=waiting_prompt,
+            prompt_tokens=prompt_tokens,
+            max_batched_tokens=limits.max_batched_tokens,
+        )
+    else:
+        others_prompt = waiting_prompt - k * state.waiting_prompt_tokens
+        own_s = -(-prompt_tokens // room) * step + prefill_s(c, prompt_tokens) + c.c_prefill_s * others_prompt
+        ttft = max(done_at_s - now_s, c.api_s + 0.5 * step) + own_s
 
     backlog = waiting_prompt + prompt_tokens
     next_step = c.t0_s + c.c_seq_s * (n + 1.0) + c.c_kv_s * (context + backlog + 0.5 * expected_output_tokens)
@@ -70,17 +80,19 @@ def tightness(
 
     u = ttft / (f_ttft * slo.ttft_s)
     binding = Binding.TTFT
-    ratio = tpot / (f_tpot * slo.tpot_s)
+    # Where lag is known, the time that prefill takes is held against the slack, not against the pace.
+    ratio = (tpot if done_at_s is None else next_step) / (f_tpot * slo.tpot_s)
     if ratio > u:
         u, binding = ratio, Binding.TPOT
-    bucket = state.bucket_s
-    if bucket > 0.0:
-        bucket -= drain_ratio(step, f_tpot=f_tpot, tpot_s=slo.tpot_s) * (now_s - state.bucket_at_s)
-        if bucket > 0.0:
-            work = k * (c.c_prefill_s * prompt_tokens + 0.5 * c.c_att_s * prompt_tokens * prompt_tokens)
-            ratio = (bucket + work) / (f_bucket * slo.slack_s)
-            if ratio > u:
-                u, binding = ratio, Binding.PREFILL_BURST
+    if done_at_s is None:
+        drained_s = drain_ratio(step, f_tpot=f_tpot, tpot_s=slo.tpot_s) * (now_s - state.bucket_at_s)
+        left_s = state.bucket_s - drained_s if state.bucket_s > 0.0 else 0.0
+        behind_s = left_s + k * prefill_s(c, prompt_tokens) if left_s > 0.0 else 0.0
+    else:
+        behind_s = _behind_s(state, slo, burst_s=ttft - c.api_s, chunk_s=step + c.c_prefill_s * room)
+    ratio = behind_s / (f_bucket * slo.slack_s)
+    if ratio > u:
+        u, binding = ratio, Binding.PREFILL_BURST
     if limits.kv_tokens is not None:
         kv_room = f_kv * limits.kv_tokens
         ratio = (reserved + prompt_tokens + expected_output_tokens) / kv_room if kv_room > 0.0 else float("inf")
@@ -90,3 +102,16 @@ def tightness(
     if ratio > u:
         u, binding = ratio, Binding.SEQS
     return Tightness(u=u, binding=binding, ttft_s=ttft, tpot_s=tpot)
+
+
+def _behind_s(state: InflightState, slo: SloTargets, *, burst_s: float, chunk_s: float) -> float:
+    """How far the slowest stream will be behind after `burst_s` of chunks: each brings a token worth the promised TPOT.
+
+    Those whose prompt is still waiting start with no lag and see the rest of the burst.
+    """
+    lag = state.lag_s
+    if state.waiting_prompt_tokens > 0.0 and (lag is None or lag < 0.0):
+        lag = 0.0
+    if lag is None:
+        return 0.0
+    return max(0.0, lag + burst_s * max(0.0, 1.0 - slo.tpot_s / chunk_s))

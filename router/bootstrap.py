@@ -17,6 +17,7 @@ from router.api.auth import DEFAULT_TENANT, Authenticator
 from router.api.face import Face, InFlight
 from router.api.idempotency import IdempotencyStore
 from router.clock import SystemClock
+from router.closing import PeriodKeeper
 from router.core.budgets import BudgetBook, Period
 from router.core.datamodels import NANO_PER_USD, AssetRate, Candidate, PriceRow, Reject
 from router.core.eligibility import engine_problems
@@ -24,12 +25,14 @@ from router.core.fallback import RetryConfig
 from router.core.health import is_open
 from router.core.lengths import LengthTable
 from router.core.pricing import estimate_usd
+from router.engine_series import watch_engine
 from router.errors import ConfigError, NotFound
 from router.listed_prices import listed_context_window_tokens
 from router.live_state import EngineRoom, LiveState
 from router.ports import Clock, Deps, Provider
 from router.prices import PriceBook, PriceUnknown
 from router.settings_types import QUALITY_TARGETS, ApiModel, Engine, Settings, TierSettings, Wire, to_nanousd
+from router.stores.periods import PeriodStore
 from router.stores.sql import SqlLedger
 from router.telemetry import PrometheusTelemetry
 from router.tokens import TiktokenCounter
@@ -54,6 +57,7 @@ class Gateway:
     tokens: TiktokenCounter
     book: PriceBook
     local: LocalTier | None
+    hours: PeriodKeeper
     lengths: LengthTable
     draining: bool = False
     in_flight: InFlight = field(default_factory=InFlight)
@@ -65,6 +69,7 @@ class Gateway:
         if self.local is not None:
             await self.local.start()
         await self.ledger.start()
+        self.hours.start()
         await self._carry_over_budgets()
         known = learned.load(self.settings.server.data_dir)
         self.lengths.restore(known.get("output_lengths") or {})
@@ -100,6 +105,7 @@ class Gateway:
             await provider.close()
         if self.local is not None:
             await self.local.stop()
+        await self.hours.stop()
         await self.ledger.close()
 
     def candidate_state(self, candidate: Candidate) -> tuple[str, str | None]:
@@ -234,14 +240,27 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
         new_id=request_ids(clock),
         retry=RetryConfig(),
         store_prompts=settings.server.store_prompts,
+        supervised=frozenset({local.candidate.name} if local is not None and local.process is not None else ()),
     )
-    gateway = Gateway(settings, clock, deps, state, ledger, budgets, telemetry, tokens, book, local, lengths)
+    hours = PeriodKeeper(
+        PeriodStore(settings.server.database_url),
+        terms=local.terms if local is not None else None,
+        engine_is_on=local.is_on if local is not None else lambda: False,
+        in_progress=deps.in_progress,
+        data_dir=settings.server.data_dir,
+        clock=clock,
+        ready=lambda: ledger.state().healthy,
+        on_warning=telemetry.warn,
+    )
+    gateway = Gateway(settings, clock, deps, state, ledger, budgets, telemetry, tokens, book, local, hours, lengths)
     telemetry.watch(
         in_flight=lambda: gateway.in_flight.count,
         circuits=lambda: {name: health.state for name, health in state.health.items()},
         ledger=lambda: "healthy" if ledger.state().healthy else "degraded",
         ledger_states=("healthy", "degraded"),
     )
+    if local is not None:
+        watch_engine(telemetry, local, clock)
     return gateway
 
 

@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
+from math import isfinite
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from router import __version__
 from router.commands.output import Format
+from router.commands.ranges import Range
 from router.errors import ConfigError, RouterError
 
 app = typer.Typer(
@@ -43,6 +45,13 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class By(StrEnum):
+    """Length of a row."""
+
+    HOUR = "hour"
+    DAY = "day"
+
+
 class Processing(StrEnum):
     """Kinds of processing that a price may be for."""
 
@@ -59,6 +68,8 @@ ConfigOption = Annotated[
     ),
 ]
 FormatOption = Annotated[Format, typer.Option("--format", help="How the result is written.")]
+FromOption = Annotated[str | None, typer.Option("--from", help="First day (UTC), such as 2026-11-01.")]
+ToOption = Annotated[str | None, typer.Option("--to", help="Last day (UTC), included.")]
 
 
 def _decimal(text: str) -> Decimal:
@@ -118,12 +129,32 @@ def check_config(
 
 
 @app.command()
-def doctor(config: ConfigOption = None, form: FormatOption = Format.TABLE) -> None:
-    """Say how keys, tiers, engine, database and prices are, and which cost lever is off."""
+def doctor(
+    config: ConfigOption = None,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Only what the engine needs to start: driver, CUDA, memory for the model.")
+    ] = False,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Say how keys, tiers, engine, GPU, database and prices are, and which cost lever is off."""
     from router.commands.doctor import run
 
-    if not run(config, form):
+    if not run(config, form, gpu_only=gpu):
         raise typer.Exit(1)
+
+
+@app.command("calibrate-engine")
+def calibrate_engine(
+    config: ConfigOption = None,
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long to load the engine, about.")] = 120,
+    output: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="File to write the coefficients to, as a config takes them.")
+    ] = None,
+) -> None:
+    """Measure the idle local engine and print the coefficients that fit it."""
+    from router.commands import calibrate
+
+    calibrate.run(config, seconds=seconds, output=output)
 
 
 @app.command()
@@ -163,6 +194,8 @@ def estimate(
         raise typer.BadParameter("--cached-input-tokens cannot exceed --input-tokens")
     if requests_per_day is not None and (users is not None or calls is not None):
         raise typer.BadParameter("give --requests-per-day, or --users and --calls")
+    if any(figure is not None and not isfinite(figure) for figure in (requests_per_day, calls)):
+        raise typer.BadParameter("--requests-per-day and --calls must be finite")
     if (users is None) != (calls is None):
         raise typer.BadParameter("--users and --calls belong together")
     command.run(
@@ -180,53 +213,172 @@ def estimate(
 
 @report.command("costs")
 def report_costs(
-    start: Annotated[str | None, typer.Option("--from", help="First day (UTC), such as 2026-11-01.")] = None,
-    end: Annotated[str | None, typer.Option("--to", help="Last day (UTC), included.")] = None,
-    config: ConfigOption = None,
-    form: FormatOption = Format.TABLE,
+    start: FromOption = None, end: ToOption = None, config: ConfigOption = None, form: FormatOption = Format.TABLE
 ) -> None:
     """What was spent, by day, tenant, tier and model."""
     from router.commands import costs
 
-    costs.run(config, form, start=_day(start, "--from"), end=_day(end, "--to"))
+    costs.run(config, form, _days(start, end))
+
+
+@report.command("periods")
+def report_periods(
+    start: FromOption = None,
+    end: ToOption = None,
+    by: Annotated[By, typer.Option(help="Length of a row.")] = By.HOUR,
+    config: ConfigOption = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Hours of the local tier's hardware: invoice, what the work absorbed, what stayed idle, fully loaded cost."""
+    from router.commands import hours
+
+    hours.run(config, form, _days(start, end), by=by.value)
+
+
+@report.command("savings")
+def report_savings(
+    start: FromOption = None,
+    end: ToOption = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Model to compare with; default the first premium model of each moment.")
+    ] = None,
+    config: ConfigOption = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """What was saved against sending everything to the premium model, step by step."""
+    from router.commands import savings
+
+    savings.run(config, form, _days(start, end), baseline=baseline)
+
+
+@report.command("tokens")
+def report_tokens(
+    start: FromOption = None, end: ToOption = None, config: ConfigOption = None, form: FormatOption = Format.TABLE
+) -> None:
+    """Tokens week by week, by tier and model."""
+    from router.commands import tokens
+
+    tokens.run(config, form, _days(start, end))
+
+
+@report.command("focus")
+def report_focus(
+    start: FromOption = None, end: ToOption = None, config: ConfigOption = None, form: FormatOption = Format.CSV
+) -> None:
+    """The books as FOCUS 1.2 rows: API usage, the hardware's purchases, what of them was used and unused."""
+    from router.commands import focus
+
+    focus.run(config, form, _days(start, end))
+
+
+def _figure(text: str) -> Any:
+    return typer.Option(parser=_decimal, metavar="NUMBER", help=text)
 
 
 @report.command("break-even")
 def report_break_even(
     usd_per_hour: Annotated[
-        Decimal, typer.Option(parser=_decimal, metavar="NUMBER", help="What an hour of the hardware costs in USD.")
-    ],
-    input_tokens: Annotated[int, typer.Option(min=0, help="Input tokens of a usual request.")],
-    output_tokens: Annotated[int, typer.Option(min=0, help="Output tokens of a usual request.")],
+        Decimal | None, _figure("What an hour of the hardware costs in USD; alone: with your own traffic.")
+    ] = None,
+    input_tokens: Annotated[int | None, typer.Option(min=0, help="Input tokens of a usual request.")] = None,
+    output_tokens: Annotated[int | None, typer.Option(min=0, help="Output tokens of a usual request.")] = None,
     api_input_usd_per_mtok: Annotated[
-        Decimal, typer.Option(parser=_decimal, metavar="NUMBER", help="Input price of the API it would replace.")
-    ],
+        Decimal | None, _figure("Input price of the API it would replace, USD per million tokens.")
+    ] = None,
     api_output_usd_per_mtok: Annotated[
-        Decimal, typer.Option(parser=_decimal, metavar="NUMBER", help="Output price of the API it would replace.")
-    ],
-    slo_capacity_rps: Annotated[
-        Decimal,
-        typer.Option(parser=_decimal, metavar="NUMBER", help="Requests a second it carries within its promises."),
-    ],
-    saturation_rps: Annotated[
-        Decimal, typer.Option(parser=_decimal, metavar="NUMBER", help="Requests a second it completes at most.")
-    ],
+        Decimal | None, _figure("Output price of the API it would replace, USD per million tokens.")
+    ] = None,
+    slo_capacity_rps: Annotated[Decimal | None, _figure("Requests a second it carries within its promises.")] = None,
+    saturation_rps: Annotated[Decimal | None, _figure("Requests a second it completes at most.")] = None,
+    start: FromOption = None,
+    end: ToOption = None,
+    config: ConfigOption = None,
     form: FormatOption = Format.TABLE,
 ) -> None:
-    """From which load on hardware of your own is cheaper than an API of the same quality."""
+    """From which load on your own hardware beats an API: with your own traffic, or with given figures (all seven)."""
+    figures = {
+        "input_tokens": input_tokens,
+        "output_tokens": output_tokens,
+        "api_input_usd_per_mtok": api_input_usd_per_mtok,
+        "api_output_usd_per_mtok": api_output_usd_per_mtok,
+        "slo_capacity_rps": slo_capacity_rps,
+        "saturation_rps": saturation_rps,
+    }
+    if all(value is None for value in figures.values()):
+        from router.commands import break_even_traffic
+
+        break_even_traffic.run(config, form, _days(start, end), usd_per_hour=usd_per_hour)
+        return
     from router.commands import break_even
 
-    if not 0 < slo_capacity_rps <= saturation_rps:
+    missing = [name for name, value in ({"usd_per_hour": usd_per_hour} | figures).items() if value is None]
+    if missing:
+        raise typer.BadParameter(f"also needs {', '.join('--' + name.replace('_', '-') for name in missing)}")
+    if start is not None or end is not None:
+        raise typer.BadParameter("--from and --to are for your own traffic, not for given figures")
+    if not 0 < (slo_capacity_rps or 0) <= (saturation_rps or 0):
         raise typer.BadParameter("needs 0 < --slo-capacity-rps <= --saturation-rps")
-    break_even.run(
+    break_even.run(form, usd_per_hour=usd_per_hour, **figures)  # type: ignore[arg-type]
+
+
+@app.command()
+def simulate(
+    trace: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="CSV with TIMESTAMP, ContextTokens and GeneratedTokens."),
+    ] = None,
+    from_log: Annotated[
+        bool, typer.Option("--from-log", help="What this gateway has served, out of its books.")
+    ] = False,
+    gpu: Annotated[str, typer.Option(help="The GPU that is simulated.")] = "h100-8b-fp16",
+    start_coefficients: Annotated[
+        str | None, typer.Option(help="What the product believes of the GPU at the start; default: the truth.")
+    ] = None,
+    policies: Annotated[
+        str, typer.Option(help="Comma-separated: product, nvml80, waiting0, llmd, always_local, always_api, count64.")
+    ] = "product,nvml80,waiting0,llmd,always_local",
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    scale: Annotated[float | None, typer.Option(min=0, help="Play it so many times as fast.")] = None,
+    rate: Annotated[float | None, typer.Option(min=0, help="Play it at so many requests a second in the mean.")] = None,
+    burst_cv: Annotated[
+        float | None, typer.Option(min=0, help="Draw arrivals anew, in bursts of this coefficient of variation.")
+    ] = None,
+    max_batched_tokens: Annotated[
+        int | None, typer.Option(min=16, help="Token budget of an engine step; default: the GPU's usual one.")
+    ] = None,
+    self_calibration: Annotated[
+        bool, typer.Option("--self-calibration/--no-self-calibration", help="Learn coefficients while serving.")
+    ] = True,
+    plot: Annotated[Path | None, typer.Option(dir_okay=False, help="Also draw the rows into this SVG file.")] = None,
+    config: ConfigOption = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """What if: the decision of this gateway over a simulated GPU, beside common rules of thumb."""
+    from router.commands import simulate as command
+
+    if (trace is None) == (not from_log):
+        raise typer.BadParameter("give either --trace or --from-log")
+    if scale is not None and rate is not None:
+        raise typer.BadParameter("give --scale or --rate, not both")
+    for option, value in (("--scale", scale), ("--rate", rate), ("--burst-cv", burst_cv)):
+        if value == 0:
+            raise typer.BadParameter(f"{option} must be more than 0")
+    command.run(
+        config,
         form,
-        usd_per_hour=usd_per_hour,
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        api_input_usd_per_mtok=api_input_usd_per_mtok,
-        api_output_usd_per_mtok=api_output_usd_per_mtok,
-        slo_capacity_rps=slo_capacity_rps,
-        saturation_rps=saturation_rps,
+        command.Options(
+            trace=trace,
+            gpu=gpu,
+            start_coefficients=start_coefficients,
+            policies=tuple(name.strip() for name in policies.split(",") if name.strip()),
+            seed=seed,
+            scale=scale,
+            rate_rps=rate,
+            burst_cv=burst_cv,
+            max_batched_tokens=max_batched_tokens,
+            self_calibration=self_calibration,
+            plot=plot,
+        ),
     )
 
 
@@ -260,6 +412,13 @@ def _moment(text: str | None) -> datetime:
     except ValueError as error:
         raise typer.BadParameter(f"{text!r} is no date; write 2026-12-01 or 2026-12-01T13:00") from error
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _days(start: str | None, end: str | None) -> Range:
+    first, last = _day(start, "--from"), _day(end, "--to")
+    if first is not None and last is not None and last < first:
+        raise typer.BadParameter(f"--to {end} is before --from {start}")
+    return Range(first, last)
 
 
 def _day(text: str | None, option: str) -> date | None:

@@ -112,7 +112,7 @@ async def _try(attempt: Attempt, bill: Settlement, deps: Deps) -> PlainReply | P
         fields=chat.fields,
         stream=chat.stream,
         include_usage=chat.include_usage,
-        timeouts=_within(deps.timeouts, attempt.timeout_s),
+        timeouts=_limits(attempt, deps, stream=chat.stream),
     )
     provider = deps.providers[attempt.candidate.name]
     stream: StreamReply | None = None
@@ -124,7 +124,7 @@ async def _try(attempt: Attempt, bill: Settlement, deps: Deps) -> PlainReply | P
             return plain
         stream = await provider.open_stream(call)
         primed = await _prime(stream, deps.max_precommit_bytes)
-        bill.first_token()
+        bill.first_token(stream.output_events)
         return primed
     except UpstreamError as error:
         usage, seen = None, 0
@@ -136,6 +136,18 @@ async def _try(attempt: Attempt, bill: Settlement, deps: Deps) -> PlainReply | P
         if stream is not None:
             await stream.close()
         raise
+
+
+def _limits(attempt: Attempt, deps: Deps, *, stream: bool) -> CallTimeouts:
+    """What bounds this call.
+
+    The headers of a plain answer come with its last token, so the limit on the first byte cuts off every long answer;
+    where we watch the engine ourselves there is no need for it.
+    """
+    limits = _within(deps.timeouts, attempt.timeout_s)
+    if not stream and attempt.candidate.name in deps.supervised:
+        return replace(limits, first_byte_s=limits.total_s)
+    return limits
 
 
 def _within(limits: CallTimeouts, left_s: float) -> CallTimeouts:

@@ -6,7 +6,6 @@ Everything here runs on the event loop's thread; each call is O(1) in the number
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -37,14 +36,14 @@ from router.core.datamodels import (
     Snapshot,
     Tier,
 )
+from router.core.densities import DensityWindow
 from router.core.health import after, begin_probe
 from router.core.replay import world_bytes, world_hash
 from router.ports import Clock, LocalTicket, Scorer
 
-_DENSITY_WINDOW = 512
-_DENSITY_POINTS = 33
-_DENSITY_REFRESH_EVERY = 32
 _RATIO_DECAY = 0.98
+_RATIO_MIN, _RATIO_MAX = 0.25, 4.0
+_RATIO_FROM_TOKENS = 200
 _ROOM_POLL_S = 0.05
 
 
@@ -149,8 +148,7 @@ class LiveState:
         self._health: Mapping[str, ProviderHealth] = {}
         self._ratios: Mapping[str, float] = {}
         self._ratio_sums: dict[str, tuple[float, float]] = {}
-        self._densities: deque[float] = deque(maxlen=_DENSITY_WINDOW)
-        self._density_notes = 0
+        self._densities = DensityWindow()
         self._quantiles: Mapping[str, tuple[float, ...]] = {}
         self._room = asyncio.Event()
         self._prices: Mapping[str, PriceRow] = {}
@@ -226,26 +224,22 @@ class LiveState:
                 self._health = {**self._health, candidate.name: new}
 
     def note_decision(self, decision: Decision) -> None:
-        """Remember the value density d = cash of the best API / GPU-seconds of work, over the last 512 requests."""
-        locals_ = [a for a in decision.alternatives if a.tier is Tier.LOCAL and a.work_gpu_s]
-        apis = [a for a in decision.alternatives if a.tier is not Tier.LOCAL and a.objective_usd is not None]
-        if not locals_ or not apis:
-            return
-        best = min(apis, key=lambda a: a.objective_usd or 0.0)
-        self._densities.append((best.expected_cost_usd or 0.0) / (locals_[0].work_gpu_s or 1.0))
-        self._density_notes += 1
-        if self._density_notes % _DENSITY_REFRESH_EVERY == 0:
-            ordered = sorted(self._densities)
-            last = len(ordered) - 1
-            points = tuple(ordered[round(i * last / (_DENSITY_POINTS - 1))] for i in range(_DENSITY_POINTS))
-            self._quantiles = dict.fromkeys(self.engines, points)
+        """Remember what a GPU-second is worth to it; the congestion price is read off that."""
+        if self._densities.note(decision):
+            self._quantiles = dict.fromkeys(self.engines, self._densities.quantiles)
 
     def note_input_tokens(self, candidate: Candidate, *, counted: int, reported: int) -> None:
-        """Learn how the candidate's tokenizer counts: a decaying ratio of sums, so that long prompts weigh most."""
+        """Learn how the candidate's tokenizer counts: a decaying ratio of sums, so that long prompts weigh most.
+
+        Short prompts say nothing: there a host's template weighs more than the text, and a ratio learnt from greetings
+        would refuse long prompts that fit. And no report counts for more than the ratio may become, since an absurd one
+        would weigh on the next thousand requests.
+        """
         old_counted, old_reported = self._ratio_sums.get(candidate.name, (0.0, 0.0))
-        if counted > 0:
+        if counted >= _RATIO_FROM_TOKENS:
+            believed = min(_RATIO_MAX * counted, max(_RATIO_MIN * counted, reported))
             self._set_ratio(
-                candidate.name, old_counted * _RATIO_DECAY + counted, old_reported * _RATIO_DECAY + reported
+                candidate.name, old_counted * _RATIO_DECAY + counted, old_reported * _RATIO_DECAY + believed
             )
 
     def input_ratio_sums(self) -> dict[str, tuple[float, float]]:
@@ -262,7 +256,7 @@ class LiveState:
 
     def _set_ratio(self, name: str, counted: float, reported: float) -> None:
         self._ratio_sums[name] = counted, reported
-        ratio = round(min(4.0, max(0.25, reported / counted)), 4)
+        ratio = round(min(_RATIO_MAX, max(_RATIO_MIN, reported / counted)), 4)
         if ratio != self._ratios.get(name):
             self._ratios = {**self._ratios, name: ratio}
 

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from local_llm.datamodels import EngineKind, EngineLimits, LaunchConfig, ProcessState
+from local_llm.datamodels import EngineKind, EngineLimits, GpuReading, LaunchConfig, ProcessState
 from local_llm.embedded import BATCHED_TOKENS, EmbeddedModelError, engine_installed, find_model
 from local_llm.launch import gpus_used
 from local_llm.nvml import Nvml
@@ -22,12 +23,14 @@ from router.core.charges import standard_rate
 from router.core.datamodels import AssetRate, Candidate, Reject, Tier
 from router.core.eligibility import engine_problems
 from router.core.hardware import OwnedHardware, energy_usd_per_gpu_s, hourly_cost
+from router.core.periods import AssetTerms, OnMode
 from router.live_state import EngineRoom
 from router.ports import Clock
 from router.settings_types import Engine, LocalSettings
 
 _EMBEDDED_STALE_AFTER_S = 10.0  # it shares its few cores with everything else, and its own count is always fresh
 _EAGER_POLL_S = 0.1
+_MIN_BATCHED_TOKENS, _MAX_BATCHED_TOKENS, _VLLM_DEFAULT_BATCHED_TOKENS = 256, 8192, 2048
 _PROBE_TIMEOUT_S = 10.0
 _REQUIRED = {
     Engine.EMBEDDED: ("running_requests", "waiting_requests"),
@@ -51,6 +54,7 @@ class LocalTier:
     get: AiohttpGet
     clock: Clock
     gpus: GpuWatcher | None = None
+    terms: AssetTerms | None = None
     _watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -68,6 +72,12 @@ class LocalTier:
             # Until it has been seen, look often: nothing is admitted before the first reading.
             unseen = poller.state()[0] is not ProcessState.READY or poller.reading is None
             await self.clock.sleep(_EAGER_POLL_S if unseen else INTERVAL_S)
+
+    def is_on(self) -> bool:
+        """Whether the engine takes up its hardware now: from the start of its process on, loading included."""
+        if self.process is not None:
+            return self.process.pid is not None
+        return self.room.process()[0] in (ProcessState.READY, ProcessState.DEGRADED)
 
     async def wait_ready(self, timeout_s: float) -> bool:
         """Whether the engine may be admitted to; waits for that up to `timeout_s`."""
@@ -122,11 +132,13 @@ def build_local_tier(settings: LocalSettings, *, clock: Clock, data_dir: Path) -
     if problem is None:
         if _runs_on_this_machine(settings):
             gpus = GpuWatcher(Nvml().read, now_s=clock.now_s)
-            room.gpus = gpus.latest
+            room.gpus = _cards_of_engine(gpus, gpus_used(process.launch, os.environ) if process is not None else None)
         poller = _poller(settings, room, process, base_url, api_key, clock, get)
         room.process = poller.state
         room.reading = lambda: poller.reading
-    return LocalTier(candidate, room, _asset(settings), base_url, api_key, process, poller, get, clock, gpus)
+    terms = asset_terms(settings)
+    asset = _asset(settings, terms)
+    return LocalTier(candidate, room, asset, base_url, api_key, process, poller, get, clock, gpus, terms)
 
 
 def _runs_on_this_machine(settings: LocalSettings) -> bool:
@@ -134,6 +146,20 @@ def _runs_on_this_machine(settings: LocalSettings) -> bool:
     if settings.engine is Engine.EXTERNAL:
         return _address(settings.api_base or "")[0] in ("127.0.0.1", "localhost", "::1")
     return settings.engine is Engine.VLLM
+
+
+def _cards_of_engine(
+    watcher: GpuWatcher, used: frozenset[int] | None
+) -> Callable[[], tuple[float, tuple[GpuReading, ...]] | None]:
+    """The last look at the cards that the engine works on: what another card does is none of its business."""
+
+    def look() -> tuple[float, tuple[GpuReading, ...]] | None:
+        latest = watcher.latest()
+        if latest is None or used is None:
+            return latest
+        return latest[0], tuple(gpu for gpu in latest[1] if gpu.index in used)
+
+    return look
 
 
 def _poller(
@@ -167,7 +193,6 @@ def _poller(
         generate=one_token,
         on_hung=process.report_hung if process is not None else None,
         gpus=room.gpus,
-        gpus_used=gpus_used(process.launch, os.environ) if process is not None else None,
     )
 
 
@@ -184,6 +209,7 @@ def _launch(settings: LocalSettings) -> tuple[LaunchConfig | None, str | None]:
                 port=port,
                 context_window_tokens=settings.context_window_tokens,
                 max_num_seqs=settings.max_num_seqs,
+                max_batched_tokens=_batched_tokens(settings),
                 gpu_memory_utilization_ratio=settings.launch.gpu_memory_utilization,
                 extra_args=settings.launch.extra_args,
             ),
@@ -213,6 +239,24 @@ def _launch(settings: LocalSettings) -> tuple[LaunchConfig | None, str | None]:
     )
 
 
+def _batched_tokens(settings: LocalSettings) -> int:
+    """Prompt tokens read in one step: the most that keeps a step with them within the promised time per token.
+
+    A chunk of prefill stalls every stream for as long as it takes (1024 on an H100 with an 8B model, 512 on an A100).
+    """
+    if settings.engine is Engine.EMBEDDED:
+        return BATCHED_TOKENS
+    if settings.engine is not Engine.VLLM:
+        return _VLLM_DEFAULT_BATCHED_TOKENS
+    coefficients, tokens = settings.coefficients, _MIN_BATCHED_TOKENS
+    while (
+        tokens < _MAX_BATCHED_TOKENS
+        and coefficients.t0_s + coefficients.c_prefill_s * tokens * 2 <= settings.slo.tpot_s
+    ):
+        tokens *= 2
+    return tokens
+
+
 def _address(api_base: str) -> tuple[str, int]:
     parts = urlsplit(api_base)
     return parts.hostname or "127.0.0.1", parts.port or 8000
@@ -225,7 +269,7 @@ def _room(settings: LocalSettings) -> EngineRoom:
         coefficients=settings.coefficients,
         limits=EngineLimits(
             max_num_seqs=settings.max_num_seqs,
-            max_batched_tokens=BATCHED_TOKENS if embedded else 2048,
+            max_batched_tokens=_batched_tokens(settings),
             kv_tokens=settings.context_window_tokens * settings.max_num_seqs if embedded else None,
             context_window_tokens=settings.context_window_tokens,
         ),
@@ -238,17 +282,34 @@ def _room(settings: LocalSettings) -> EngineRoom:
     )
 
 
-def _asset(settings: LocalSettings) -> AssetRate:
-    """The standard rate of the hardware; unpriced where the config names none."""
+def asset_terms(settings: LocalSettings) -> AssetTerms | None:
+    """What is paid for the hardware; `None` where the config names none."""
     hardware = settings.hardware
-    capacity = Decimal(str(settings.practical_capacity_ratio))
     if hardware is None:
-        return AssetRate(settings.model, None, coefficients=settings.coefficients)
+        return None
+    capacity = Decimal(str(settings.practical_capacity_ratio))
     if isinstance(hardware, OwnedHardware):
-        usd_per_hour = hourly_cost(hardware).total_usd
-        energy = energy_usd_per_gpu_s(hardware)
-        kind = "owned"
+        cost = hourly_cost(hardware)
+        kind, on, usd_per_hour, lines = "owned", OnMode.ALWAYS, cost.total_usd, cost.lines()
     else:
-        usd_per_hour, energy, kind = hardware.usd_per_hour, Decimal(0), "rented"
-    version = f"{kind}-{usd_per_hour.normalize():f}/h@{capacity.normalize():f}/{settings.coefficients.name}"
-    return AssetRate(settings.model, standard_rate(usd_per_hour, capacity), energy, version, settings.coefficients)
+        usd_per_hour = hardware.usd_per_hour
+        kind, on, lines = "rented", OnMode(hardware.on), (("rent", usd_per_hour),)
+    return AssetTerms(
+        asset=settings.asset or settings.model,
+        kind=kind,
+        on=on,
+        usd_per_hour=usd_per_hour,
+        practical_capacity_ratio=capacity,
+        cost_lines=lines,
+        version=f"{kind}-{usd_per_hour.normalize():f}/h@{capacity.normalize():f}/{settings.coefficients.name}",
+    )
+
+
+def _asset(settings: LocalSettings, terms: AssetTerms | None) -> AssetRate:
+    """The standard rate of the hardware; unpriced where the config names none."""
+    if terms is None:
+        return AssetRate(settings.model, None, coefficients=settings.coefficients)
+    hardware = settings.hardware
+    energy = energy_usd_per_gpu_s(hardware) if isinstance(hardware, OwnedHardware) else Decimal(0)
+    rate = standard_rate(terms.usd_per_hour, terms.practical_capacity_ratio)
+    return AssetRate(terms.asset, rate, energy, terms.version, settings.coefficients)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from router.core.datamodels import (
     Snapshot,
     TokenEstimate,
     TokenUsage,
+    WorkDone,
 )
 from router.core.fallback import RetryConfig
 
@@ -232,6 +233,14 @@ class LiveState(Protocol):
         ...
 
 
+class InProgress(Protocol):
+    """A request that a local engine is working on now."""
+
+    def work_done(self) -> WorkDone | None:
+        """What its running attempt has done so far; `None` where nothing shows it: no first token, or no stream."""
+        ...
+
+
 class Telemetry(Protocol):
     """Counts and durations; never raises, never blocks."""
 
@@ -249,7 +258,7 @@ class Deps:
     """Everything the flow is given; built in one place (`bootstrap`), by hand in tests.
 
     `policies` is keyed by preset name (`""` is the configured one); `fallback_scorer` answers when the scorer in force
-    fails.
+    fails; `in_progress` holds the requests that a local engine is working on now.
     """
 
     clock: Clock
@@ -267,4 +276,6 @@ class Deps:
     new_id: Callable[[], str]
     retry: RetryConfig
     store_prompts: bool = False
+    supervised: frozenset[str] = frozenset()
     max_precommit_bytes: int = 262_144
+    in_progress: set[InProgress] = field(default_factory=set)

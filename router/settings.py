@@ -75,7 +75,6 @@ __all__ = [
 
 NOT_ACTED_ON: Mapping[Path, str] = {
     ("policy", "exploration_ratio"): "no request is sent elsewhere than decided",
-    ("tiers", "local", "hardware", "on"): "hours are not closed yet, so only the standard rate is booked",
 }
 """Keys that are accepted and do nothing in this release, with what happens instead."""
 

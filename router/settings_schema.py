@@ -128,6 +128,9 @@ class RentedFile(Section):
     on: Literal["always", "while_engine_runs"] = Field(
         "always", description="always: billed from the first start on; while_engine_runs: billed while the engine is up"
     )
+    asset: Text | None = Field(
+        None, description="name of the hardware in the books, one for each engine; default: the model's name"
+    )
 
 
 class OwnedFile(Section):
@@ -154,6 +157,9 @@ class OwnedFile(Section):
     )
     colo_usd_per_hour: Usd | None = Field(None, description="rent for rack and cooling in USD an hour; required")
     ops_usd_per_hour: Usd | None = Field(None, description="work of people and contracts in USD an hour; required")
+    asset: Text | None = Field(
+        None, description="name of the hardware in the books, one for each engine; default: the model's name"
+    )
 
 
 class SloFile(Section):
@@ -174,6 +180,7 @@ class CoefficientsFile(Section):
     c_kv_s: StepSeconds | None = Field(None, description="seconds per context token and step; required")
     c_prefill_s: StepSeconds | None = Field(None, description="seconds per prompt token; required")
     c_att_s: StepSeconds = Field(0.0, description="seconds per prompt token and context token; default 0")
+    api_s: StepSeconds = Field(0.0, description="seconds of the front end before every first token; default 0")
     practical_batch: Annotated[float, _Number, Field(ge=1, le=100_000)] = Field(
         100.0, description="sequences over which the reading of the weights is spread when work is priced; default 100"
     )
@@ -221,7 +228,11 @@ class LocalFile(Section):
         0.85, description="share of a GPU hour that can be sold while the promises hold, 0..1"
     )
     max_gpu_utilization_ratio: PositiveRatio | None = Field(
-        None, description="hard cap on the GPU's utilisation, 0..1, for a GPU shared with other work; default none"
+        None,
+        description=(
+            "hard cap on the GPU's utilisation, 0..1, for a GPU shared with other work; default none, since it says "
+            "that something ran, not that there is no room: see gpu-server.md"
+        ),
     )
     slo: SloFile = Field(SloFile(), description="what the local tier promises")
     coefficients: (
@@ -233,7 +244,8 @@ class LocalFile(Section):
         None,
         description=(
             "step-time model of the engine: h100-8b-fp16, h100-8b-fp8, a100-8b-fp16, embedded-cpu, unknown, or the "
-            "figures {t0_s, c_seq_s, c_kv_s, c_prefill_s, c_att_s}; default unknown (embedded: embedded-cpu)"
+            "figures {t0_s, c_seq_s, c_kv_s, c_prefill_s, c_att_s, api_s} as calibrate-engine measures them; default "
+            "unknown (embedded: embedded-cpu)"
         ),
     )
 

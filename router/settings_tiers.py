@@ -178,6 +178,7 @@ def _local(file: LocalFile, secrets: Secrets, note: Note) -> LocalSettings:
             extra_args=file.launch.extra_args,
         ),
         hardware=_hardware(file.hardware, note),
+        asset=file.hardware.asset if file.hardware is not None else None,
         practical_capacity_ratio=file.practical_capacity_ratio,
         max_gpu_utilization_ratio=file.max_gpu_utilization_ratio,
         slo=SloTargets(
@@ -216,13 +217,13 @@ def _hardware(file: RentedFile | OwnedFile | None, note: Note) -> Hardware | Non
     if file is None:
         return None
     path: Path = ("tiers", "local", "hardware")
-    missing = [key for key in type(file).model_fields if getattr(file, key) is None]
+    missing = [key for key in type(file).model_fields if getattr(file, key) is None and key != "asset"]
     if missing:
         note(path, f"lacks {', '.join(missing)}; kind {file.kind} needs all of them")
         return None
     if isinstance(file, RentedFile):
         return RentedHardware(usd_per_hour=file.usd_per_hour or Decimal(0), on=file.on)
-    figures: dict[str, Decimal] = file.model_dump(exclude={"kind"})
+    figures: dict[str, Decimal] = file.model_dump(exclude={"kind", "asset"})
     if figures["residual_usd"] > figures["purchase_usd"]:
         note((*path, "residual_usd"), f"{figures['residual_usd']} is more than purchase_usd {figures['purchase_usd']}")
         return None
@@ -254,4 +255,5 @@ def _coefficients(file: str | CoefficientsFile | None, embedded: bool, note: Not
         c_att_s=file.c_att_s,
         practical_batch=file.practical_batch,
         calibrated=True,
+        api_s=file.api_s,
     )

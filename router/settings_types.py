@@ -117,7 +117,7 @@ class LocalSettings:
 
     `model` names the candidate; `model_path` is set when the embedded engine shall load a file of the user's.
     `api_base` is `None` for the embedded engine, which finds its own port. `unavailable` says why the tier cannot
-    answer in this process (code UNCONFIGURED).
+    answer in this process (code UNCONFIGURED). `asset` names the hardware in the books; `None`: as the model.
     """
 
     engine: Engine
@@ -133,6 +133,7 @@ class LocalSettings:
     supports_json: bool
     launch: LaunchSettings
     hardware: Hardware | None
+    asset: str | None
     practical_capacity_ratio: float
     max_gpu_utilization_ratio: float | None
     slo: SloTargets

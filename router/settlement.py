@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 
@@ -28,6 +28,7 @@ from router.core.datamodels import (
     Snapshot,
     Tier,
     TokenUsage,
+    WorkDone,
 )
 from router.errors import (
     OverBudget,
@@ -56,6 +57,9 @@ _OUTCOME_OF: tuple[tuple[type[UpstreamError], Outcome], ...] = (
 # After these the upstream may have worked for us although it told no usage.
 _MAY_HAVE_WORKED = frozenset({Outcome.OK, Outcome.TIMEOUT, Outcome.BROKEN, Outcome.CLIENT_GONE, Outcome.INTERNAL})
 _HOLD_GRACE_S = 60.0
+# Windows are configured and tokenizers differ, so the bound on what a host may report is a generous one.
+_BELIEVED_WINDOWS = 4
+_WIDE_WINDOW_TOKENS = 1_000_000
 
 
 def outcome_of_exit(error: BaseException) -> Outcome:
@@ -95,9 +99,10 @@ class _Open:
     started_at_utc: datetime
     ticket: LocalTicket | None
     first_token_at_s: float | None = None
+    output_tokens: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Settlement:
     """Books one request. `open` first, then `begin`/`close` per attempt, `finish` at the end, however it ends."""
 
@@ -109,6 +114,7 @@ class Settlement:
     _hold_open: bool = False
     _current: _Open | None = None
     _ticket: LocalTicket | None = None
+    _claimed: Candidate | None = None
     _finished: bool = False
 
     @property
@@ -131,15 +137,21 @@ class Settlement:
         return by_name[last.candidate], last.number
 
     def claim(self) -> None:
-        """Take room in the budgets and in the engine, at once: nothing may come between the decision and this.
+        """Take room in the budgets and in the engine, and the probe of a half-open circuit, at once.
 
-        Raises OverBudget when other requests took the room since the snapshot.
+        Nothing may come between the decision and this: whoever decides next must see it. Raises OverBudget when other
+        requests took the room since the snapshot.
         """
         decision = self.case.decision
         if decision.reserve_nanousd and not self.deps.budgets.try_reserve(decision.reserve_nanousd):
             raise OverBudget("The budget of this window is exhausted; see policy.budget_usd_per_day and _per_month.")
         self._held_nanousd = decision.reserve_nanousd
-        self._ticket = self.deps.state.enter_engine(decision.ranked[0], self.case.facts)
+        self._enter(decision.ranked[0])
+
+    def _enter(self, candidate: Candidate) -> None:
+        self._ticket = self.deps.state.enter_engine(candidate, self.case.facts)
+        self.deps.state.probing(candidate)
+        self._claimed = candidate
 
     async def open(self) -> None:
         """Make the hold and its first attempt durable. Raises `Unavailable` when nothing durable is left."""
@@ -182,24 +194,49 @@ class Settlement:
                 if not self.deps.budgets.try_reserve(need - self._held_nanousd):
                     return False
                 self._held_nanousd = need
-            self._ticket = self.deps.state.enter_engine(candidate, self.case.facts)
+            self._enter(candidate)
             await self.deps.ledger.open_attempt(self._opened(candidate, attempt.number, now_utc))
-        self.deps.state.probing(candidate)
         self._current = _Open(attempt, self.deps.clock.now_s(), now_utc, self._ticket)
-        self._ticket = None
+        self._ticket = self._claimed = None
+        if candidate.tier is Tier.LOCAL:
+            self.deps.in_progress.add(self)
         return True
 
-    def first_token(self) -> None:
-        """The upstream has produced its first token."""
+    def first_token(self, tokens: int = 1) -> None:
+        """The upstream has produced its first `tokens`."""
         if self._current is not None and self._current.first_token_at_s is None:
             self._current.first_token_at_s = self.deps.clock.now_s()
+            self._current.output_tokens = tokens
             if self._current.ticket is not None:
                 self._current.ticket.first_token()
 
     def tokens(self, count: int) -> None:
         """More tokens have come."""
-        if self._current is not None and self._current.ticket is not None:
-            self._current.ticket.token(count)
+        if self._current is not None:
+            self._current.output_tokens += count
+            if self._current.ticket is not None:
+                self._current.ticket.token(count)
+
+    def work_done(self) -> WorkDone | None:
+        """See `ports.InProgress`."""
+        current = self._current
+        if current is None or current.first_token_at_s is None:
+            return None
+        candidate = current.attempt.candidate
+        charge = self._charge(candidate, self._estimated_usage(candidate, current.output_tokens))
+        if charge.asset is None or charge.work_gpu_ns is None:
+            return None
+        return WorkDone(
+            request_id=self.case.facts.request_id,
+            number=current.attempt.number,
+            tenant=self.case.facts.tenant,
+            model=candidate.wire_model,
+            asset=charge.asset,
+            started_at_utc=current.started_at_utc,
+            work_gpu_ns=charge.work_gpu_ns,
+            amount_nanousd=charge.amount_nanousd,
+            price_version=charge.price_version,
+        )
 
     def close(
         self,
@@ -216,10 +253,14 @@ class Settlement:
         if current is None:
             return AttemptResult(outcome, now_s)
         self._current = None
+        self.deps.in_progress.discard(self)
         if current.ticket is not None:
             current.ticket.end(ok=outcome is Outcome.OK)
         candidate = current.attempt.candidate
-        if usage is None and outcome in _MAY_HAVE_WORKED:
+        if usage is not None and not self._believable(candidate, usage):
+            estimate = self._estimated_usage(candidate, output_tokens_seen)
+            usage = replace(estimate, flags=(*estimate.flags, Flag.USAGE_INCONSISTENT))
+        if usage is None and outcome in _MAY_HAVE_WORKED and not self._queued(current):
             usage = self._estimated_usage(candidate, output_tokens_seen)
         charge = self._charge(candidate, usage)
         self.upstream_s += now_s - current.started_at_s
@@ -255,10 +296,22 @@ class Settlement:
             self._learn(candidate, usage)
         return result
 
+    def _queued(self, current: _Open) -> bool:
+        """Whether nothing shows that our engine had begun: a stream that ended in its queue has used no GPU time."""
+        local = current.attempt.candidate.tier is Tier.LOCAL
+        return local and self.case.chat.stream and current.first_token_at_s is None
+
     def _learn(self, candidate: Candidate, usage: TokenUsage) -> None:
         facts = self.case.facts
         self.deps.lengths.observe(facts.request_class, usage.output_tokens // max(1, facts.n))
+        if facts.needs_images:  # what an image counts is a guess: it says nothing about how text is counted
+            return
         self.deps.state.note_input_tokens(candidate, counted=facts.estimate.input_tokens, reported=usage.input_tokens)
+
+    def _believable(self, candidate: Candidate, usage: TokenUsage) -> bool:
+        """Whether a model of this size can have read and written so much; one absurd report must not empty a budget."""
+        most = _BELIEVED_WINDOWS * max(candidate.context_window_tokens, _WIDE_WINDOW_TOKENS)
+        return usage.input_tokens <= most and usage.output_tokens <= most * self.case.facts.n
 
     def _input_tokens(self, candidate: Candidate) -> int:
         ratio = self.case.snapshot.input_token_ratio.get(candidate.name, 1.0)
@@ -286,6 +339,9 @@ class Settlement:
         if self._ticket is not None:
             self._ticket.end(ok=False)
             self._ticket = None
+        if self._claimed is not None:  # the attempt never began: if it was to be a probe, another may be made
+            self.deps.state.note(self._claimed, AttemptResult(Outcome.CLIENT_GONE, self.deps.clock.now_s()))
+            self._claimed = None
         if self._current is not None:
             self.close(outcome, usage=None, output_tokens_seen=output_tokens_seen)
         self.finish(outcome)

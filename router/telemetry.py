@@ -183,13 +183,22 @@ class PrometheusTelemetry:
         """A gauge that is read when `/metrics` is; `None` leaves it out, for what is not known."""
         self.registry.register(_LiveGauge(name, text, None, lambda: {"": read()}, self._failures))
 
-    def gauges(self, name: str, text: str, label: str, read: Callable[[], Mapping[str, float | None]]) -> None:
-        """The same for one gauge per value of `label`, a model; names that are not configured are `other`."""
+    def gauges(
+        self,
+        name: str,
+        text: str,
+        label: str,
+        read: Callable[[], Mapping[str, float | None]],
+        *,
+        known: frozenset[str] | None = None,
+    ) -> None:
+        """The same for one gauge per value of `label`, of which `known` (the models) are shown, others as `other`."""
+        shown = self._models if known is None else known
 
-        def known() -> dict[str, float | None]:
-            return {value if value in self._models else OTHER: number for value, number in read().items()}
+        def bounded() -> dict[str, float | None]:
+            return {value if value in shown else OTHER: number for value, number in read().items()}
 
-        self.registry.register(_LiveGauge(name, text, label, known, self._failures))
+        self.registry.register(_LiveGauge(name, text, label, bounded, self._failures))
 
     def states(self, name: str, text: str, states: tuple[str, ...], read: Callable[[], str]) -> None:
         """One series for each of `states` (and `other`), 1 for the current one and 0 for the rest."""

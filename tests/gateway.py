@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,10 +50,18 @@ def settings_of(config: Mapping[str, Any], environ: Mapping[str, str]) -> Any:
 
 @asynccontextmanager
 async def running(
-    config: Mapping[str, Any], environ: Mapping[str, str], *, ready_s: float | None = 5.0
+    config: Mapping[str, Any],
+    environ: Mapping[str, str],
+    *,
+    ready_s: float | None = 5.0,
+    adjust: Callable[[Gateway], None] = lambda _: None,
 ) -> AsyncIterator[RunningGateway]:
-    """Start, serve, stop. With `ready_s` the local engine must be admitted to before the test begins."""
+    """Start, serve, stop. With `ready_s` the local engine must be admitted to before the test begins.
+
+    `adjust` sets, before anything starts, what no config can say.
+    """
     gateway = build(settings_of(config, environ))
+    adjust(gateway)
     await gateway.start()
     server, listening, serving = None, None, None
     try:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Self
+from typing import Any, Self, cast
 
 
 class Gone(Exception):
@@ -151,8 +151,7 @@ class _Connection(asyncio.Protocol):
         self.arrived = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by its type
         self.server.connections.add(self)
         self.task = asyncio.get_running_loop().create_task(self._serve())
 
@@ -256,7 +255,7 @@ class LoopbackServer:
         if unix_path is not None:
             self._server = await loop.create_unix_server(self._connection, unix_path)
         else:
-            self._server = await loop.create_server(self._connection, "127.0.0.1", 0, backlog=4096)
+            self._server = await loop.create_server(self._connection, "127.0.0.1", self.port, backlog=4096)
             self.port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from router import __version__
 from router.api.chat import CHAT_PATHS, ChatEndpoint, note_crash, send_error, shutting_down
@@ -48,7 +48,20 @@ class GatewayApp(FastAPI):
             if scope["path"] in CHAT_PATHS:
                 await self.chat(scope, receive, send)
             else:
-                await super().__call__(scope, receive, send)
+                await super().__call__(scope, receive, _with_request_id(send, self.face))
+
+
+def _with_request_id(send: Send, face: Face) -> Send:
+    """`send`, with an `x-request-id` on an answer that has none of its own."""
+
+    async def stamped(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = list(message.get("headers", ()))
+            if not any(name == b"x-request-id" for name, _ in headers):
+                message = {**message, "headers": [*headers, (b"x-request-id", face.deps.new_id().encode())]}
+        await send(message)
+
+    return stamped
 
 
 def create_app(face: Face) -> FastAPI:

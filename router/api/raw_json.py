@@ -81,7 +81,7 @@ def _refuse_nul_and_duplicates(body: bytes, document: dict[str, Any]) -> None:
     So re-encoding keeps the number of quotes unless a quote was written as an escape (then we look closely) or a
     string has vanished; and only a repeated key makes strings vanish.
     """
-    escape = _NUL_OR_QUOTE.search(body)
+    escape = _NUL_OR_QUOTE.search(body) if b"\\u" in body else None
     if escape is not None:
         if _is_escaped(_NUL_ESCAPE, body):
             raise BadRequest("the body holds a NUL character (\\u0000); remove it", code="invalid_json", param="body")

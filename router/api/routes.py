@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from router.api.auth import Caller
 from router.api.body import ClientDisconnected, read_body
@@ -16,6 +16,7 @@ from router.api.explained import estimated, explained
 from router.api.face import Face
 from router.api.schemas import decode_chat
 from router.core.chat import ChatRequest
+from router.core.days import midnight, midnight_after
 from router.core.virtual_models import VIRTUAL_MODELS
 from router.errors import BadRequest, NotFound
 from router.flow import consider, describe
@@ -33,6 +34,13 @@ class Feedback(BaseModel):
     comment: Annotated[str | None, Field(max_length=4000)] = None
 
 
+# Read by ourselves, since the framework would take a body of any size, and look at it before the key.
+_FEEDBACK_BODY: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": Feedback.model_json_schema()}}}
+}
+_DATE: dict[str, Any] = {"format": "date"}
+
+
 def cold_routes(face: Face) -> APIRouter:
     """All of them, each also without the `/v1` prefix where clients leave it out."""
     routes = APIRouter()
@@ -41,11 +49,7 @@ def cold_routes(face: Face) -> APIRouter:
         return face.authenticator.authenticate(lower_headers(request.scope))
 
     async def chat_of(request: Request) -> ChatRequest:
-        try:
-            body = await whole_body(request, face)
-        except ClientDisconnected:
-            raise BadRequest("The body was not sent.") from None
-        return decode_chat(body, lower_headers(request.scope))
+        return decode_chat(await whole_body(request, face), lower_headers(request.scope))
 
     @routes.get("/v1/models", tags=["models"])
     @routes.get("/models", include_in_schema=False)
@@ -82,10 +86,11 @@ def cold_routes(face: Face) -> APIRouter:
         decision, _ = consider(seen, face.deps)
         return JSONResponse(estimated(seen, decision), headers={"x-request-id": seen.facts.request_id})
 
-    @routes.post("/v1/feedback", tags=["learning"])
-    async def feedback(request: Request, given: Feedback) -> JSONResponse:
+    @routes.post("/v1/feedback", tags=["learning"], openapi_extra=_FEEDBACK_BODY)
+    async def feedback(request: Request) -> JSONResponse:
         """Kept for the learner; the last one for a request counts."""
         caller = caller_of(request)
+        given = read_feedback(await request_json(request, face))
         tenant = None if caller.admin else caller.tenant
         if not await face.books.add_feedback(given.request_id, tenant, given.score, given.comment):
             raise NotFound(
@@ -96,12 +101,13 @@ def cold_routes(face: Face) -> APIRouter:
     @routes.get("/v1/usage", tags=["money"])
     async def usage(
         request: Request,
-        start: Annotated[date | None, Query(alias="from")] = None,
-        end: Annotated[date | None, Query(alias="to")] = None,
+        start: Annotated[str | None, Query(alias="from", json_schema_extra=_DATE)] = None,
+        end: Annotated[str | None, Query(alias="to", json_schema_extra=_DATE)] = None,
     ) -> JSONResponse:
         """Spend by day, tenant, tier and model; an admin sees all, anybody else their own. `to` is inclusive."""
-        caller = caller_of(request)
-        report = await face.books.costs(_midnight(start), _midnight(end, 1), None if caller.admin else caller.tenant)
+        caller = caller_of(request)  # before anything the caller sent is judged
+        from_utc, to_utc = midnight(_day(start, "from")), midnight_after(_day(end, "to"))
+        report = await face.books.costs(from_utc, to_utc, None if caller.admin else caller.tenant)
         return JSONResponse(report.as_dict())
 
     add_health(routes, face)
@@ -143,7 +149,10 @@ def add_health(routes: APIRouter, face: Face) -> None:
 async def whole_body(request: Request, face: Face) -> bytes:
     """The body, within the same bounds as on the chat route."""
     headers = lower_headers(request.scope)
-    return await read_body(request.receive, headers, max_bytes=face.max_body_bytes, timeout_s=face.body_timeout_s)
+    try:
+        return await read_body(request.receive, headers, max_bytes=face.max_body_bytes, timeout_s=face.body_timeout_s)
+    except ClientDisconnected:
+        raise BadRequest("The body was not sent.") from None
 
 
 async def request_json(request: Request, face: Face) -> dict[str, Any]:
@@ -208,5 +217,18 @@ def model_cards(face: Face) -> list[dict[str, Any]]:
     return cards
 
 
-def _midnight(day: date | None, plus_days: int = 0) -> datetime | None:
-    return None if day is None else datetime.combine(day, time.min, UTC) + timedelta(days=plus_days)
+def read_feedback(body: dict[str, Any]) -> Feedback:
+    """The feedback in a decoded body. Raises `BadRequest`, `param` naming the field."""
+    try:
+        return Feedback.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])[:100]
+        raise BadRequest(f"{where}: {first['msg']}", param=where) from None
+
+
+def _day(text: str | None, param: str) -> date | None:
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError:
+        raise BadRequest(f"{param} must be a day such as 2026-11-01", code="invalid_value", param=param) from None

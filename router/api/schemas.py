@@ -24,6 +24,7 @@ MAX_N = 128
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _JSON_FORMATS = frozenset({"json_object", "json_schema"})
 _OWN_MEMBERS = ("model", "router")
+_OTHER_MEDIA = frozenset({"input_audio", "input_image", "input_file", "file"})
 
 
 def decode_chat(body: bytes, headers: Mapping[str, str]) -> ChatRequest:
@@ -156,6 +157,8 @@ def _read_content(content: object, role: str, param: str, conversation: _Convers
             conversation.image_count += 1
         else:
             _check_other_media(part, kind, f"{param}[{index}]")
+            # A model that takes more than text is told by its images; one that reads text only would refuse these too.
+            conversation.image_count += kind in _OTHER_MEDIA or kind.endswith("_url")
     conversation.texts += texts
     return texts[0] if len(texts) == 1 else "\n".join(texts)
 

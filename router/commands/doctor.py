@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import packages_distributions
 from pathlib import Path
-from typing import Any
 
-from local_llm.datamodels import GpuReading
 from local_llm.nvml import Nvml
 from router.checks import Check, State
 from router.commands import doctor_checks as look
+from router.commands.doctor_gpu import GpuLook, engine_start
 from router.commands.output import Format, write_json, write_rows
 from router.errors import ConfigError
 from router.settings import Settings, load_settings
@@ -24,20 +24,21 @@ def examine(
     *,
     at_utc: datetime,
     claims: Mapping[str, Sequence[str]],
-    gpus: Sequence[GpuReading],
-    gpu_problem: str | None,
+    seen: GpuLook,
+    environ: Mapping[str, str],
 ) -> list[Check]:
     """Every check that needs no running gateway.
 
-    `claims` maps top-level packages to the distributions that have them; `gpus` is what NVML reads, with the reason
-    in `gpu_problem` when that is nothing.
+    `claims` maps top-level packages to the distributions that have them; `seen` is what NVML tells; `environ` says
+    which cards and whose model files the engine will find.
     """
     return [
         *look.config(settings),
         *look.packages(claims),
         *look.access(settings),
         *look.local_tier(settings),
-        *look.gpus(gpus, gpu_problem),
+        *look.gpus(seen.readings, seen.problem),
+        *engine_start(settings, seen, environ, asked=False),
         *look.api_tiers(settings),
         *look.price_rows(settings, at_utc),
         *look.database(settings),
@@ -45,22 +46,41 @@ def examine(
     ]
 
 
-def _read_gpus() -> dict[str, Any]:
+def examine_start(settings: Settings, *, seen: GpuLook, environ: Mapping[str, str]) -> list[Check]:
+    """Only what a start of the engine on its cards needs; what is missing for it fails."""
+    return [
+        *look.config(settings),
+        *look.local_tier(settings),
+        *look.gpus(seen.readings, seen.problem),
+        *engine_start(settings, seen, environ, asked=True),
+    ]
+
+
+def _look_at_gpus() -> GpuLook:
     nvml = Nvml()
     try:
-        return {"gpus": nvml.read(), "gpu_problem": nvml.problem}
+        readings = nvml.read()
+        return GpuLook(readings, nvml.problem, nvml.driver_version, nvml.cuda_version)
     finally:
         nvml.close()
 
 
-def run(config: Path | None, form: Format) -> bool:
-    """Print the checks; false when one failed. A config with mistakes is a check that failed, one line a mistake."""
+def run(config: Path | None, form: Format, *, gpu_only: bool = False) -> bool:
+    """Print the checks; false when one failed. A config with mistakes is a check that failed, one line a mistake.
+
+    `gpu_only` looks at what a start of the engine needs and at nothing else.
+    """
     try:
         settings = load_settings(config)
     except ConfigError as error:
         checks = [Check("config", State.FAIL, line, "see docs/configuration.md") for line in error.lines()]
     else:
-        checks = examine(settings, at_utc=datetime.now(UTC), claims=packages_distributions(), **_read_gpus())
+        seen = _look_at_gpus()
+        if gpu_only:
+            checks = examine_start(settings, seen=seen, environ=os.environ)
+        else:
+            claims = packages_distributions()
+            checks = examine(settings, at_utc=datetime.now(UTC), claims=claims, seen=seen, environ=os.environ)
     rows = [
         {"state": check.state.value, "name": check.name, "detail": check.detail, "cure": check.cure} for check in checks
     ]

@@ -59,7 +59,24 @@ def break_even(
         _CONTEXT.multiply(api_input_usd_per_mtok, Decimal(input_tokens)),
         _CONTEXT.multiply(api_output_usd_per_mtok, Decimal(output_tokens)),
     )
-    usd_per_request = _CONTEXT.divide(token_usd, _TOKENS_PER_MTOK)
+    return break_even_at(
+        _CONTEXT.divide(token_usd, _TOKENS_PER_MTOK),
+        usd_per_hour=usd_per_hour,
+        slo_capacity_rps=slo_capacity_rps,
+        saturation_rps=saturation_rps,
+        marginal_usd_per_request=marginal_usd_per_request,
+    )
+
+
+def break_even_at(
+    usd_per_request: Decimal,
+    *,
+    usd_per_hour: Decimal,
+    slo_capacity_rps: Decimal,
+    saturation_rps: Decimal,
+    marginal_usd_per_request: Decimal = Decimal(0),
+) -> BreakEven:
+    """`break_even` where the API's price of a usual request is known: `usd_per_request`."""
     saved_usd = usd_per_request - marginal_usd_per_request
     if saved_usd <= 0:
         return BreakEven(usd_per_request, None, None, None, Verdict.NEVER)
@@ -70,3 +87,57 @@ def break_even(
     else:
         verdict = Verdict.ABOVE_SLO if per_s > slo_capacity_rps else Verdict.YES
     return BreakEven(usd_per_request, per_hour, per_s, _CONTEXT.divide(per_s, slo_capacity_rps), verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """How the answer moves with one figure: its factor (or share), the figure itself, and what follows."""
+
+    what: str  # usd_per_hour | api_price | utilization
+    factor: Decimal
+    usd: Decimal
+    requests_per_s: Decimal | None
+    share_of_slo_capacity: Decimal | None
+    verdict: Verdict
+
+
+_RATE_FACTORS = tuple(map(Decimal, ("0.5", "0.75", "1", "1.25", "1.5", "2")))
+_PRICE_FACTORS = tuple(map(Decimal, ("0.25", "0.5", "1", "2", "4")))
+_UTILIZATIONS = tuple(map(Decimal, ("0.05", "0.1", "0.25", "0.5", "0.75", "1")))
+
+
+def sensitivity(
+    usd_per_request: Decimal,
+    *,
+    usd_per_hour: Decimal,
+    slo_capacity_rps: Decimal,
+    saturation_rps: Decimal,
+    marginal_usd_per_request: Decimal = Decimal(0),
+) -> tuple[Sensitivity, ...]:
+    """The break-even load at other hourly rates and API prices, and what a request costs at shares of the capacity.
+
+    For `utilization` the figure is the local cost of a request at that share of the capacity, and the verdict says
+    whether it is below the API's price there (yes) or not (never).
+    """
+    rows = []
+    for what, factors in (("usd_per_hour", _RATE_FACTORS), ("api_price", _PRICE_FACTORS)):
+        for factor in factors:
+            hourly = usd_per_hour * factor if what == "usd_per_hour" else usd_per_hour
+            price = usd_per_request * factor if what == "api_price" else usd_per_request
+            found = break_even_at(
+                price,
+                usd_per_hour=hourly,
+                slo_capacity_rps=slo_capacity_rps,
+                saturation_rps=saturation_rps,
+                marginal_usd_per_request=marginal_usd_per_request,
+            )
+            shown = hourly if what == "usd_per_hour" else price
+            rows.append(
+                Sensitivity(what, factor, shown, found.requests_per_s, found.share_of_slo_capacity, found.verdict)
+            )
+    for share in _UTILIZATIONS:
+        rps = share * slo_capacity_rps
+        cost = _CONTEXT.divide(usd_per_hour, rps * _SECONDS_PER_HOUR) + marginal_usd_per_request
+        verdict = Verdict.YES if cost < usd_per_request else Verdict.NEVER
+        rows.append(Sensitivity("utilization", share, cost, rps, share, verdict))
+    return tuple(rows)

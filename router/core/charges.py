@@ -53,17 +53,12 @@ def local_charge(asset: AssetRate, coefficients: EngineCoefficients, usage: Toke
     flags = _usage_flags(usage)
     if not coefficients.calibrated:
         flags = (*flags, Flag.COEFFS_UNCALIBRATED)
+    price_version = f"{asset.version}/{coefficients.name}"
     if asset.usd_per_gpu_s is None:
         flags = (*flags, Flag.UNPRICED_ASSET)
-        amount = 0
-    else:
-        amount = work_cost_nanousd(asset.usd_per_gpu_s, work_ns)
-    return Charge(
-        amount_nanousd=amount,
-        price_version=f"{asset.version}/{coefficients.name}",
-        work_gpu_ns=work_ns,
-        flags=flags,
-    )
+        return Charge(0, price_version, work_ns, flags)
+    amount = work_cost_nanousd(asset.usd_per_gpu_s, work_ns)
+    return Charge(amount, price_version, work_ns, flags, asset.asset)
 
 
 def work_cost_nanousd(usd_per_gpu_s: Decimal, work_gpu_ns: int) -> int:
@@ -92,7 +87,7 @@ def apportion(total: int, weights: Sequence[int]) -> list[int]:
     whole = sum(weights)
     if whole == 0:
         raise ValueError("nothing to apportion by: all weights are 0")
-    return _largest_remainder([divmod(total * weight, whole) for weight in weights], total)
+    return largest_remainder([divmod(total * weight, whole) for weight in weights], total)
 
 
 def rounded_to(unit: int, parts: Sequence[int]) -> list[int]:
@@ -100,10 +95,11 @@ def rounded_to(unit: int, parts: Sequence[int]) -> list[int]:
     quotient, rest = divmod(sum(parts), unit)
     if rest * 2 > unit or (rest * 2 == unit and quotient & 1):
         quotient += 1
-    return _largest_remainder([divmod(part, unit) for part in parts], quotient)
+    return largest_remainder([divmod(part, unit) for part in parts], quotient)
 
 
-def _largest_remainder(floors_and_rests: Sequence[tuple[int, int]], total: int) -> list[int]:
+def largest_remainder(floors_and_rests: Sequence[tuple[int, int]], total: int) -> list[int]:
+    """The floors, raised by 1 where the rest is largest until they add up to `total`; ties go to the earlier part."""
     result = [floor for floor, _ in floors_and_rests]
     # between 0 and the number of parts: the floors never exceed the exact sum, and each is less than 1 below its part
     missing = total - sum(result)

@@ -402,12 +402,31 @@ class AttemptResult:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What one attempt costs. `work_gpu_ns` is set for local work; `price_version` names row or rate."""
+    """What one attempt costs. `work_gpu_ns` is set for local work; `price_version` names row or rate.
+
+    `asset` is the hardware whose hours the charge is booked in; `None` for an API and for hardware without a price.
+    """
 
     amount_nanousd: int
     price_version: str
     work_gpu_ns: int | None = None
     flags: tuple[Flag, ...] = ()
+    asset: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkDone:
+    """What a local attempt that is still running has done so far, priced as if it ended now."""
+
+    request_id: str
+    number: int
+    tenant: str
+    model: str
+    asset: str
+    started_at_utc: datetime
+    work_gpu_ns: int
+    amount_nanousd: int
+    price_version: str
 
 
 @dataclass(frozen=True, slots=True)

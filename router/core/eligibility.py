@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from local_llm.datamodels import LocalSnapshot, ProcessState
+from local_llm.derating import SEVERE_RATIO, slowdown_ratio
 from router.core.datamodels import (
     BudgetState,
     Candidate,
@@ -14,8 +15,6 @@ from router.core.datamodels import (
     Tier,
 )
 from router.core.health import is_open
-
-_SEVERE_THROTTLE = frozenset({"hw_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"})
 
 
 def why_not(
@@ -87,7 +86,7 @@ def engine_problems(engine: LocalSnapshot | None, now_s: float) -> list[Reject]:
         against.append(Reject.METRICS_STALE)
     if engine.engine is not None and engine.engine.asleep:
         against.append(Reject.UNHEALTHY)
-    if any(reason in _SEVERE_THROTTLE for gpu in engine.gpus for reason in gpu.throttle_reasons):
+    if slowdown_ratio(engine.gpus) >= SEVERE_RATIO:
         against.append(Reject.GPU_THROTTLED)
     cap = engine.max_gpu_utilization_ratio
     if cap is not None:

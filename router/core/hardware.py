@@ -64,6 +64,16 @@ class HourlyCost:
         """What is paid each hour besides the capital."""
         return self.energy_usd + self.colo_usd + self.ops_usd + self.other_usd
 
+    def lines(self) -> tuple[tuple[str, Decimal], ...]:
+        """Every line by name."""
+        return (
+            ("capital", self.capital_usd),
+            ("energy", self.energy_usd),
+            ("colo", self.colo_usd),
+            ("ops", self.ops_usd),
+            ("other", self.other_usd),
+        )
+
 
 def annuity_usd(purchase_usd: Decimal, residual_usd: Decimal, discount_rate_ratio: Decimal, years: Decimal) -> Decimal:
     """Yearly payment that recovers the purchase less the discounted residual: (P - R/(1+w)^n) * w / (1 - (1+w)^-n).

@@ -37,8 +37,15 @@ def why_nothing(
         )
     if any(set(alt.reasons) <= {Reject.BUDGET_EXHAUSTED, Reject.OVER_REQUEST_CAP} for alt in possible):
         return OverBudget("The budget of this window is exhausted; see policy.budget_usd_per_day and _per_month.")
-    text = "; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in rejected)
+    meant = [alt for alt in decision.alternatives if Reject.NOT_ALLOWED not in alt.reasons] or decision.alternatives
+    text = "; ".join(f"{alt.name}: {_why(alt, by_name[alt.name])}" for alt in meant)
     return NoRoute(f"No tier can answer this request now ({text}).", rejected)
+
+
+def _why(alt: Alternative, candidate: Candidate) -> str:
+    if candidate.unavailable is not None and candidate.unavailable_detail:
+        return candidate.unavailable_detail
+    return ", ".join(reason.value for reason in alt.reasons)
 
 
 def _too_long(possible: Sequence[Alternative], facts: RequestFacts, by_name: dict[str, Candidate]) -> ContextTooLong:
@@ -56,7 +63,7 @@ def _too_long(possible: Sequence[Alternative], facts: RequestFacts, by_name: dic
 
 def _incapable(facts: RequestFacts) -> BadRequest:
     needs = [
-        (facts.needs_images, "images", "messages"),
+        (facts.needs_images, "images or other media", "messages"),
         (facts.needs_tools, "tools", "tools"),
         (facts.needs_json, "response_format", "response_format"),
     ]

@@ -61,9 +61,15 @@ class Target:
             raise ValueError("an address starts with http://HOST, https://HOST or http+unix://%2Fpath%2Fto%2Fsocket")
         secure = parts.scheme == "https"
         host = parts.hostname
-        if not host.isascii():
-            host = host.encode("idna").decode()
-        return cls(secure, host, parts.port or (443 if secure else 80), path)
+        try:
+            host = host if host.isascii() else host.encode("idna").decode()
+        except UnicodeError:
+            raise ValueError("a host is a name of the domain name system") from None
+        try:
+            port = parts.port
+        except ValueError:
+            raise ValueError("a port is a number from 0 to 65535") from None
+        return cls(secure, host, port or (443 if secure else 80), path)
 
     def below(self, path: str) -> Target:
         """The same place with `path` appended."""
@@ -193,9 +199,10 @@ class HttpClient:
         except (OSError, UnicodeError) as error:
             self._addresses_until_s = 0.0
             raise ConnectFailed(type(error).__name__) from None
-        if self._closed:
+        if self._closed or not connection.usable:
             connection.close()
-            raise ConnectFailed("closed by us")
+            raise ConnectFailed("closed by us" if self._closed else "closed at once")
+        self._all.add(connection)  # not before: a loop that is told to stop connecting need not say that it has
         return connection
 
     async def _connect(self) -> Connection:
@@ -227,10 +234,6 @@ class HttpClient:
         return self._addresses
 
     # -- told by connections
-
-    def opened(self, connection: Connection) -> None:
-        """Connected."""
-        self._all.add(connection)
 
     def release(self, connection: Connection) -> None:
         """Free for the next request."""

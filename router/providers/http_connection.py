@@ -22,16 +22,12 @@ HIGH_WATER_BYTES = 256 * 1024
 class Pool(Protocol):
     """Who lends connections out."""
 
-    def opened(self, connection: Connection) -> None:
-        """Connected."""
-        ...
-
     def release(self, connection: Connection) -> None:
         """Free for the next request."""
         ...
 
     def lost(self, connection: Connection) -> None:
-        """Gone; for a connection that was `opened`, sooner or later always called."""
+        """Gone, by whoever's will."""
         ...
 
 
@@ -130,7 +126,6 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected."""
         self._transport = transport  # type: ignore[assignment]  # a stream's, by how it was made
-        self._pool.opened(self)
 
     def data_received(self, data: bytes) -> None:
         """One read."""

@@ -18,6 +18,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from router.providers.http_connection import Connection
 
+_WRONG = "a proxy is http://[USER:PASSWORD@]HOST[:PORT]; https and socks proxies are not supported"
 _MAX_ANSWER_BYTES = 16 * 1024
 
 
@@ -36,13 +37,17 @@ def proxy_for(*, secure: bool, host: str, port: int) -> Proxy | None:
     if not url or _is_loopback(host) or proxy_bypass(f"{host}:{port}"):
         return None
     parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme != "http" or not parts.hostname:
-        raise ValueError("a proxy is http://[USER:PASSWORD@]HOST[:PORT]; https and socks proxies are not supported")
+    try:
+        proxy_port = parts.port or 80
+    except ValueError:
+        proxy_port = 0
+    if parts.scheme != "http" or not parts.hostname or not proxy_port:
+        raise ValueError(_WRONG)
     authorization = None
     if parts.username is not None:
         credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         authorization = "Basic " + base64.b64encode(credentials.encode()).decode()
-    return Proxy(parts.hostname, parts.port or 80, authorization)
+    return Proxy(parts.hostname, proxy_port, authorization)
 
 
 async def tunnel(

@@ -69,7 +69,7 @@ class FeedbackRow:
 
 
 @contextmanager
-def _look(engine: Engine) -> Iterator[Connection | None]:
+def look(engine: Engine) -> Iterator[Connection | None]:
     """A connection with one view of the books; `None` where there are none yet."""
     path = sqlite_path(engine.url)
     if path is not None and not path.exists():
@@ -79,8 +79,8 @@ def _look(engine: Engine) -> Iterator[Connection | None]:
         yield connection if inspect(connection).has_table("schema_version") else None
 
 
-def _within(column: ColumnElement[int], from_utc: datetime | None, to_utc: datetime | None) -> ColumnElement[bool]:
-    """`column` in the half-open range."""
+def within(column: ColumnElement[int], from_utc: datetime | None, to_utc: datetime | None) -> ColumnElement[bool]:
+    """`column` (microseconds) in the half-open range; `None` is no bound."""
     bounds = []
     if from_utc is not None:
         bounds.append(column >= to_us(from_utc))
@@ -97,14 +97,14 @@ def costs(
     keys = (day, attempt.c.tenant, attempt.c.tier, attempt.c.model)
     query = (
         select(*keys, func.sum(attempt.c.is_last), func.count(), func.sum(attempt.c.amount_nanousd))
-        .where(_within(attempt.c.opened_at_us, from_utc, to_utc))
+        .where(within(attempt.c.opened_at_us, from_utc, to_utc))
         .group_by(*keys)
         .order_by(*keys)
     )
     holds = select(func.count(open_attempt.c.request_id.distinct()))
     if tenant is not None:
         query, holds = query.where(attempt.c.tenant == tenant), holds.where(open_attempt.c.tenant == tenant)
-    with _look(engine) as connection:
+    with look(engine) as connection:
         if connection is None:
             return CostReport((), CostTotals(0, 0, 0, 0))
         rows = tuple(
@@ -126,7 +126,7 @@ def spent_since(engine: Engine, from_utc: datetime) -> int:
     query = select(func.sum(attempt.c.amount_nanousd)).where(
         attempt.c.tier != Tier.LOCAL.value, attempt.c.opened_at_us >= to_us(from_utc)
     )
-    with _look(engine) as connection:
+    with look(engine) as connection:
         return int(connection.scalar(query) or 0) if connection is not None else 0
 
 
@@ -135,7 +135,7 @@ def record(engine: Engine, request_id: str, tenant: str | None = None) -> Routin
     query = _records().where(request.c.request_id == request_id)
     if tenant is not None:
         query = query.where(request.c.tenant == tenant)
-    with _look(engine) as connection:
+    with look(engine) as connection:
         found = _load(connection, query) if connection is not None else []
     return found[0] if found else None
 
@@ -149,14 +149,14 @@ def iterate_records(
     page_size: int = 500,
 ) -> Iterator[RoutingRecord]:
     """Requests received in [`from_utc`, `to_utc`), oldest first; `page_size` at a time in memory."""
-    query = _records().where(_within(request.c.received_at_us, from_utc, to_utc))
+    query = _records().where(within(request.c.received_at_us, from_utc, to_utc))
     if tenant is not None:
         query = query.where(request.c.tenant == tenant)
     query = query.order_by(request.c.received_at_us, request.c.request_id).limit(page_size)
     page = query
     while True:
         # A connection a page: an export of hours must not keep the database from tidying up.
-        with _look(engine) as connection:
+        with look(engine) as connection:
             records = _load(connection, page) if connection is not None else []
         yield from records
         if len(records) < page_size:
@@ -170,8 +170,8 @@ def iterate_feedback(
     engine: Engine, from_utc: datetime | None = None, to_utc: datetime | None = None
 ) -> Iterator[FeedbackRow]:
     """Feedback received in [`from_utc`, `to_utc`), oldest first."""
-    query = select(feedback).where(_within(feedback.c.received_at_us, from_utc, to_utc))
-    with _look(engine) as connection:
+    query = select(feedback).where(within(feedback.c.received_at_us, from_utc, to_utc))
+    with look(engine) as connection:
         if connection is None:
             return
         for row in connection.execute(query.order_by(feedback.c.received_at_us, feedback.c.request_id)):

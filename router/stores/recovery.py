@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, case, delete, func, insert, literal, null, select, update
 
 from router.core.datamodels import Flag, Outcome, Tier
-from router.stores.schema import LOST, attempt, open_attempt, request
+from router.stores.schema import LOST, attempt, open_attempt, posting, request
 
 # Names what the amount of a lost attempt rests on, where a settled one names its price row.
 RESERVE_PRICE_VERSION = "reserve"
@@ -21,8 +21,8 @@ def owners_of_open_attempts(connection: Connection) -> list[str]:
 def resolve(connection: Connection, instance: str) -> int:
     """Book what the dead `instance` left open; how many requests that were. Runs in the caller's transaction.
 
-    An API attempt is booked at its reserve (it may have been spent), flagged; a local one at 0: the GPU time that it
-    used stays in the unabsorbed cost of its hour, nothing is invented.
+    An API attempt is booked at its reserve (it may have been spent), flagged; a local one at what was noted of its
+    progress: the rest of the GPU time that it used stays in the unabsorbed cost of its hour, nothing is invented.
     """
     opened = open_attempt.c
     mine = opened.instance == instance
@@ -58,6 +58,9 @@ def _copy(
 def _lost_attempt() -> dict[str, ColumnElement[Any]]:
     opened = open_attempt.c
     local = opened.tier == Tier.LOCAL.value
+    noted = (posting.c.request_id == opened.request_id) & (posting.c.number == opened.number)
+    progress = select(func.coalesce(func.sum(posting.c.amount_nanousd), 0)).where(noted).scalar_subquery()
+    work_gpu_ns = select(func.sum(posting.c.work_gpu_ns)).where(noted).scalar_subquery()
     kept = ("request_id", "number", "tenant", "candidate", "tier", "provider", "model", "opened_at_us")
     return {
         **{name: opened[name] for name in kept},
@@ -65,10 +68,13 @@ def _lost_attempt() -> dict[str, ColumnElement[Any]]:
         "outcome": literal(Outcome.LOST.value),
         "usage_estimated": case((local, 0), else_=1),
         "usage_flags": literal(""),
-        "amount_nanousd": case((local, 0), else_=opened.reserve_nanousd),
+        "amount_nanousd": case((local, progress), else_=opened.reserve_nanousd),
         "price_version": case((local, ""), else_=RESERVE_PRICE_VERSION),
+        "work_gpu_ns": work_gpu_ns,
         "flags": case((local, Flag.LOST_IN_CRASH.value), else_=f"{Flag.USAGE_ESTIMATED} {Flag.LOST_IN_CRASH}"),
         "is_last": literal(0),
+        # Without an asset, since all of it has been posted already.
+        "posted": literal(0),
     }
 
 

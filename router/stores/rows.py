@@ -218,6 +218,8 @@ def _attempt_row(request_id: str, tenant: str, a: AttemptRecord, *, is_last: boo
         _us(a.first_token_s),
         storable(a.detail),
         int(is_last),
+        charge.asset,
+        0,
     )
 
 
@@ -307,7 +309,9 @@ def attempt_of(row: Mapping[str, Any]) -> AttemptRecord:
         model=row["model"],
         outcome=Outcome(row["outcome"]),
         usage=usage,
-        charge=Charge(row["amount_nanousd"], row["price_version"], row["work_gpu_ns"], _flags(row["flags"])),
+        charge=Charge(
+            row["amount_nanousd"], row["price_version"], row["work_gpu_ns"], _flags(row["flags"]), row["asset"]
+        ),
         started_at_utc=from_us(row["opened_at_us"]),
         duration_s=_s(row["duration_us"]) or 0.0,
         first_token_s=_s(row["first_token_us"]),

@@ -69,6 +69,9 @@ attempt = Table(
     Column("first_token_us", BigInteger),
     Column("detail", Text),
     Column("is_last", SmallInteger, nullable=False),
+    # Hardware in whose hours the charge is booked, and whether it stands there already (see `posting`).
+    Column("asset", Text),
+    Column("posted", SmallInteger, nullable=False),
 )
 
 request = Table(
@@ -115,4 +118,75 @@ feedback = Table(
     Column("score", Float, nullable=False),
     Column("comment", Text),
     Column("received_at_us", BigInteger, nullable=False),
+)
+
+# Hardware that is paid for by the hour. `home` is the installation that answers for it; before `closed_until_us` every
+# period is closed.
+asset = Table(
+    "asset",
+    metadata,
+    Column("asset", Text, primary_key=True),
+    Column("home", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("on_mode", Text, nullable=False),
+    Column("first_on_us", BigInteger, nullable=False),
+    Column("closed_until_us", BigInteger, nullable=False),
+)
+
+# Decimals and cost lines (JSON: USD an hour by name) are text, so that no digit is lost.
+asset_rate = Table(
+    "asset_rate",
+    metadata,
+    Column("asset", Text, primary_key=True),
+    Column("from_us", BigInteger, primary_key=True),
+    Column("usd_per_hour", Text, nullable=False),
+    Column("practical_capacity_ratio", Text, nullable=False),
+    Column("cost_lines", Text, nullable=False),
+    Column("version", Text, nullable=False),
+)
+
+# Without `to_us` it is on until further notice, whether or not a gateway runs.
+asset_on = Table(
+    "asset_on",
+    metadata,
+    Column("asset", Text, primary_key=True),
+    Column("from_us", BigInteger, primary_key=True),
+    Column("to_us", BigInteger),
+)
+
+# Which part of which attempt's charge stands in which period; only ever added to.
+posting = Table(
+    "posting",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("part", Integer, primary_key=True),
+    Column("asset", Text, nullable=False),
+    Column("period_us", BigInteger, nullable=False),
+    Column("adjusts_us", BigInteger),
+    Column("done_us", BigInteger, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("work_gpu_ns", BigInteger, nullable=False),
+    Column("amount_nanousd", BigInteger, nullable=False),
+    Column("price_version", Text, nullable=False),
+)
+
+# Closed periods; an open one has no row yet. A row is written once and never changed.
+period = Table(
+    "period",
+    metadata,
+    Column("asset", Text, primary_key=True),
+    Column("start_us", BigInteger, primary_key=True),
+    Column("end_us", BigInteger, nullable=False),
+    Column("on_us", BigInteger, nullable=False),
+    Column("usd_per_hour", Text, nullable=False),
+    Column("rate_version", Text, nullable=False),
+    Column("cost_lines", Text, nullable=False),
+    Column("invoice_nanousd", BigInteger, nullable=False),
+    Column("absorbed_nanousd", BigInteger, nullable=False),
+    Column("unabsorbed_nanousd", BigInteger, nullable=False),
+    Column("work_gpu_ns", BigInteger, nullable=False),
+    Column("closed_at_us", BigInteger, nullable=False),
 )

@@ -129,12 +129,21 @@ class Writer:
             self._spooler.put(Entry(event, None, 0.0))
 
     def _nudge(self) -> None:
+        """Nobody has come along for a while: the committer is woken for what has been settled."""
         self._linger = None
-        loop = self._callers.loop
-        if self._committer.settled:
-            self._committer.nudge()
-            if self._watch is None and loop is not None:
-                self._watch = loop.call_later(self._config.stall_s, self._check)
+        loop, settled = self._callers.loop, self._committer.settled
+        if loop is None or not settled:
+            return
+        try:
+            left_s = settled[0].at_s + self._config.linger_s - loop.time()
+        except IndexError:  # the committer was quicker
+            return
+        if left_s > 0.0:
+            self._linger = loop.call_later(left_s, self._nudge)
+            return
+        self._committer.nudge()
+        if self._watch is None:
+            self._watch = loop.call_later(self._config.stall_s, self._check)
 
     def _check(self) -> None:
         """Notice that the database does not answer; armed for as long as something is on its way."""

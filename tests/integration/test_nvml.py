@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from local_llm.nvml import Nvml
+from tests.nvml_stand_in import build_library
 
 ROOT = Path(__file__).parents[2]
-SOURCE = ROOT / "tests" / "fixtures" / "nvml" / "nvml_stand_in.c"
 HEALTHY = """
 gpus 2
 driver 570.124.06
@@ -25,6 +24,9 @@ utilization 87
 power_mw 211350
 energy_mj 9000500
 temperature 71
+cuda 13000
+clock_mhz 1695
+clock_max_mhz 1980
 1.name NVIDIA L4
 1.utilization 3
 """
@@ -45,19 +47,9 @@ Look = tuple[list[dict[str, object]], str | None]
 @pytest.fixture(scope="session")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders with a library each: a current driver, and one from before the clocks call was renamed."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    assert compiler is not None, "a C compiler is needed: apt-get install gcc"
     built = {}
     for name, flags in (("current", ()), ("old", ("-DOLD_DRIVER",))):
-        folder = tmp_path_factory.mktemp(f"nvml_{name}")
-        subprocess.run(
-            [
-                *(compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-Wl,-soname,libnvidia-ml.so.1", *flags),
-                *("-o", str(folder / "libnvidia-ml.so.1"), str(SOURCE)),
-            ],
-            check=True,
-        )
-        built[name] = folder
+        built[name] = build_library(tmp_path_factory.mktemp(f"nvml_{name}"), *flags)
     return built
 
 
@@ -99,8 +91,20 @@ def test_two_cards_are_read_in_full(libraries: dict[str, Path], tmp_path: Path) 
         "mig": False,
         "ecc_uncorrected": 0,
         "xid": None,
+        "sm_clock_mhz": 1695,
+        "sm_clock_max_mhz": 1980,
     }
     assert (gpus[1]["name"], gpus[1]["utilization_ratio"]) == ("NVIDIA L4", 0.03)
+
+
+def test_driver_and_cuda_version_are_told(libraries: dict[str, Path], tmp_path: Path) -> None:
+    state = tmp_path / "state.txt"
+    state.write_text(HEALTHY)
+    read = "from local_llm.nvml import Nvml; n = Nvml(); n.read(); print(n.driver_version, n.cuda_version)"
+    environment = {**os.environ, "NVML_STATE": str(state), "LD_LIBRARY_PATH": str(libraries["current"])}
+    command = [sys.executable, "-c", read]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout.split() == ["570.124.06", "13.0"]
 
 
 def test_a_mig_card_tells_no_utilisation_and_that_is_not_zero(libraries: dict[str, Path], tmp_path: Path) -> None:

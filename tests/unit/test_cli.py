@@ -50,7 +50,7 @@ def config(tmp_path: Path, text: str = "") -> str:
 
 def test_help_names_every_command() -> None:
     done = subprocess.run([sys.executable, "-m", "router", "--help"], capture_output=True, text=True, check=True)
-    for command in ("serve", "check-config", "doctor", "explain", "estimate", "report", "prices"):
+    for command in ("serve", "check-config", "doctor", "explain", "estimate", "report", "prices", "simulate"):
         assert f"  {command} " in done.stdout
 
 
@@ -85,6 +85,7 @@ def test_check_config_says_ok_or_every_mistake(run: Any, tmp_path: Path) -> None
         ["estimate", "--model", "m"],
         ["estimate", "--model", "m", "--input-tokens", "-1", "--output-tokens", "1"],
         ["estimate", "--model", "m", "--input-tokens", "1", "--output-tokens", "1", "--users", "3"],
+        ["estimate", "--model", "m", "--input-tokens", "1", "--output-tokens", "1", "--requests-per-day", "inf"],
         ["estimate", "--model", "m", "--input-tokens", "1", "--output-tokens", "1", "--cached-input-tokens", "2"],
         ["estimate", "--model", "m", "--input-tokens", "1", "--output-tokens", "1", "--at", "tomorrow"],
         ["report", "costs", "--from", "yesterday"],
@@ -121,6 +122,13 @@ def test_break_even_against_a_discount_host(run: Any, usd_per_hour: str, verdict
     prices = ["--usd-per-hour", usd_per_hour, "--api-input-usd-per-mtok", "0.02", "--api-output-usd-per-mtok", "0.05"]
     assert json.loads(run(*BREAK_EVEN, *prices, "--format", "json")[1])["verdict"] == verdict
     assert f"verdict                 {verdict}" in run(*BREAK_EVEN, *prices)[1]
+
+
+def test_break_even_takes_a_config_like_every_command(run: Any, tmp_path: Path) -> None:
+    file = tmp_path / "router.yaml"
+    file.write_text("tiers: {local: {engine: embedded}}\n")
+    prices = ["--usd-per-hour", "2.50", "--api-input-usd-per-mtok", "0.10", "--api-output-usd-per-mtok", "0.50"]
+    assert run(*BREAK_EVEN, *prices, "--config", str(file))[0] == 0
 
 
 def test_estimate_adds_up_per_request_day_and_month(run: Any) -> None:
@@ -188,6 +196,7 @@ def test_costs_before_the_first_request_are_nothing(run: Any) -> None:
         "totals": {"requests": 0, "attempts": 0, "cost_nanousd": 0, "open_reservations": 0},
     }
     assert run("report", "costs", "--format", "csv")[1] == "day,tenant,tier,model,requests,attempts,cost_nanousd\n"
+    assert run("report", "costs", "--to", "9999-12-31")[0] == 0
 
 
 def test_doctor_in_json_names_every_check(run: Any) -> None:

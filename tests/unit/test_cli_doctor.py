@@ -12,6 +12,7 @@ import pytest
 from local_llm.datamodels import GpuReading
 from router.checks import Check, State
 from router.commands.doctor import examine
+from router.commands.doctor_gpu import GpuLook
 from router.settings import parse_settings
 from router.stores.engines import parse_url, write_engine
 from router.stores.migrations import MIGRATIONS, migrate
@@ -32,7 +33,8 @@ def found(
     environ: Mapping[str, str] = KEYS,
 ) -> dict[str, Check]:
     settings = parse_settings(text, {"ROUTER_SERVER__DATA_DIR": str(tmp_path), **environ})
-    checks = examine(settings, at_utc=NOW, claims=claims or {}, gpus=gpus, gpu_problem=gpu_problem)
+    seen = GpuLook(tuple(gpus), gpu_problem)
+    checks = examine(settings, at_utc=NOW, claims=claims or {}, seen=seen, environ={})
     return {check.name: check for check in checks}
 
 

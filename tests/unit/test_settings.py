@@ -110,7 +110,7 @@ policy:
     config = settings.policy.policy_config()
     assert (config.quality_target_ratio, config.max_nanousd_per_request) == (0.93, 10_000_000)
     assert settings.policy.policy_config("quality").quality_target_ratio == 0.99
-    assert settings.not_acted_on == ("policy.exploration_ratio", "tiers.local.hardware.on")
+    assert settings.not_acted_on == ("policy.exploration_ratio",)
     assert settings.price_overrides() == {
         "openai/gpt-6-luna": {"input_usd_per_mtok": Decimal("0.1"), "output_usd_per_mtok": Decimal("0.5")}
     }
@@ -122,7 +122,6 @@ def test_a_key_that_does_nothing_is_not_named_as_long_as_it_says_the_default() -
 
 def test_every_key_that_does_nothing_exists() -> None:
     asked = {"ROUTER_POLICY__EXPLORATION_RATIO": "0.5"}
-    asked["ROUTER_TIERS__LOCAL__HARDWARE"] = "{kind: rented, usd_per_hour: 1, on: while_engine_runs}"
     named = parse_settings(EMBEDDED, asked).not_acted_on
     assert named == tuple(".".join(str(part) for part in path) for path in NOT_ACTED_ON)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.books import BreakEven, Verdict, break_even
+from router.core.books import BreakEven, Verdict, break_even, sensitivity
 
 
 def at(usd_per_hour: str, api_input: str, api_output: str) -> BreakEven:
@@ -97,3 +97,20 @@ def test_dearer_hardware_needs_more_load(cheaper: Decimal, more: Decimal, price:
         at(str(usd), str(price), str(price)).requests_per_s or Decimal("inf") for usd in (cheaper, cheaper + more)
     )
     assert low < high
+
+
+def test_the_answer_moves_with_rate_price_and_utilisation() -> None:
+    rows = sensitivity(
+        Decimal("0.0001792"),
+        usd_per_hour=Decimal("2.50"),
+        slo_capacity_rps=Decimal("20.57"),
+        saturation_rps=Decimal("24.37"),
+    )
+    by = {(row.what, row.factor): row for row in rows}
+    assert round(by["usd_per_hour", Decimal(2)].requests_per_s or 0, 4) == Decimal("7.7505")
+    assert by["api_price", Decimal("0.25")].verdict is Verdict.YES
+    assert round(by["api_price", Decimal("0.25")].share_of_slo_capacity or 0, 4) == Decimal("0.7536")
+    # it breaks even at 18.84 % of the capacity: at 10 % a request is dearer than the API's, at 25 % it is not
+    assert by["utilization", Decimal("0.1")].verdict is Verdict.NEVER
+    assert by["utilization", Decimal("0.25")].verdict is Verdict.YES
+    assert by["utilization", Decimal(1)].usd < by["utilization", Decimal("0.5")].usd

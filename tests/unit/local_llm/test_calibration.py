@@ -35,7 +35,7 @@ def test_wrong_coefficients_come_near_the_truth_and_err_on_the_careful_side(wron
     learner = Calibration(start)
     for _ in range(600):
         noise = dice.lognormvariate(0.0, 0.1)
-        learner.observe_ttft(observed_s=0.2 * noise, predicted_s=0.2 * wrong_by * learner.prefill_factor)
+        learner.observe_prefill(observed_s=0.2 * noise, predicted_s=0.2 * wrong_by * learner.prefill_factor)
         learner.observe_gap(observed_s=0.01 * noise, predicted_s=0.01 * wrong_by * learner.decode_factor)
     found = learner.coefficients
     assert 1.0 < found.c_prefill_s / H100.c_prefill_s < 1.25
@@ -46,7 +46,7 @@ def test_wrong_coefficients_come_near_the_truth_and_err_on_the_careful_side(wron
 def test_the_factors_stay_within_a_quarter_and_four_times() -> None:
     slow, fast = Calibration(H100), Calibration(H100)
     for _ in range(2000):
-        slow.observe_ttft(observed_s=9.0, predicted_s=0.1)
+        slow.observe_prefill(observed_s=9.0, predicted_s=0.1)
         fast.observe_gap(observed_s=0.0, predicted_s=0.1)
     assert slow.prefill_factor == 4.0
     assert fast.decode_factor == 0.25
@@ -59,7 +59,7 @@ def test_the_factors_stay_within_a_quarter_and_four_times() -> None:
 )
 def test_nonsense_teaches_nothing(observed_s: float, predicted_s: float) -> None:
     learner = Calibration(H100)
-    learner.observe_ttft(observed_s=observed_s, predicted_s=predicted_s)
+    learner.observe_prefill(observed_s=observed_s, predicted_s=predicted_s)
     learner.observe_gap(observed_s=observed_s, predicted_s=predicted_s)
     assert (learner.prefill_factor, learner.decode_factor) == (1.0, 1.0)
 
@@ -130,3 +130,11 @@ def test_noise_never_makes_a_coefficient_negative() -> None:
 def test_too_short_a_run_is_refused() -> None:
     with pytest.raises(CalibrationError, match="has 1 of decode and 0 of prefill"):
         fit("short", [DecodeRun(1, 10, 0.1), DecodeRun(1, 10, 0.0)], [], practical_batch=8, max_batched_tokens=512)
+
+
+def test_a_prompt_is_never_read_for_nothing() -> None:
+    bent = [PrefillRun(n, 0.01 + 2e-8 * n * n) for n in (100, 300, 600, 1200)]
+    decode = [DecodeRun(n, 100.0 * n, 0.01 + 1e-4 * n) for n in (1, 4, 16)]
+    row = fit("bent", decode, bent, practical_batch=16.0, max_batched_tokens=2048).coefficients
+    assert row.c_prefill_s > 0.0
+    assert row.c_att_s == 0.0

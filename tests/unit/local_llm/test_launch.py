@@ -34,7 +34,7 @@ def test_vllm_serves_on_loopback_with_a_bounded_queue_and_cached_tokens_told() -
     assert command[:3] == ("engine/bin/vllm", "serve", "meta-llama/Llama-3.1-8B-Instruct")
     assert value_of(command, "--host") == "127.0.0.1"
     assert value_of(command, "--port") == "8000"
-    assert value_of(command, "--max-num-queued-reqs") == "64"
+    assert value_of(command, "--max-num-queued-reqs") == str(VLLM.max_num_seqs + 64)
     assert value_of(command, "--max-num-batched-tokens") == "2048"
     assert value_of(command, "--max-num-seqs") == "256"
     assert value_of(command, "--max-model-len") == "8192"

@@ -8,7 +8,7 @@ import pytest
 
 from local_llm.coefficients import PRESETS
 from local_llm.datamodels import EngineLimits
-from local_llm.measure import MeasurePlan, TimedReply, decode_run, measure, plan_for
+from local_llm.measure import MeasurePlan, TimedReply, decode_run, measure, plan_for, tokens_per_word
 from local_llm.steptime import prefill_s, step_s
 
 TRUTH = PRESETS["a100-8b-fp16"]
@@ -76,5 +76,28 @@ def test_a_plan_stays_within_the_engine(window: int) -> None:
     plan = plan_for(EngineLimits(max_num_seqs=6, context_window_tokens=window))
     assert max(plan.prompt_words) * 2 <= window
     assert max(plan.batch_prompt_words) * 2 + plan.output_tokens <= window
-    assert plan.batches == (1, 2, 4)
+    assert plan.batches == (1, 4, 2)  # the ends of the range come first
     assert len(plan.prompt_words) >= 3
+
+
+def test_a_plan_for_a_small_cache_has_batches_that_fit_it() -> None:
+    plan = plan_for(EngineLimits(max_num_seqs=64, kv_tokens=5120, context_window_tokens=2048), tokens_per_word=4.0)
+    assert max(plan.prompt_words) * 4 <= 1024
+    assert max(plan.batches) * (max(plan.batch_prompt_words) * 4 + plan.output_tokens) <= 5120
+
+
+async def test_when_time_runs_out_only_what_a_fit_needs_is_measured() -> None:
+    engine = SteppedEngine()
+    plan = MeasurePlan(prompt_words=(50, 500, 1000, 2000), batches=(1, 16, 4), batch_prompt_words=(50, 1000))
+    engine.expected = [1, 1, *[16] * 16]
+    told: list[str] = []
+    found = await measure(engine, EngineLimits(), name="mine", plan=plan, note=told.append, time_left=lambda: False)
+    assert len(told) == 3 + 3
+    assert found.coefficients.t0_s == pytest.approx(TRUTH.t0_s, rel=0.1)
+
+
+async def test_the_engines_own_tokens_a_word_are_asked_for() -> None:
+    async def call(prompt: str, output_tokens: int) -> TimedReply:
+        return TimedReply(30 + 3 * len(prompt.split()), 0.0, (1.0,))
+
+    assert await tokens_per_word(call) == 3.0

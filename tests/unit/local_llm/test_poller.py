@@ -288,6 +288,19 @@ async def test_load_by_others_reaches_the_in_flight_count() -> None:
     assert bench.inflight.state(bench.clock.now_s()).others_n == 8
 
 
+async def test_a_card_that_is_slowed_down_makes_predictions_slower_until_it_recovers() -> None:
+    bench = Bench(gpus_used=frozenset({0}))
+    hot = GpuReading(0, "H100", throttle_reasons=("hw_thermal_slowdown",), sm_clock_mhz=990, sm_clock_max_mhz=1980)
+    other = GpuReading(1, "H100", throttle_reasons=("hw_slowdown",), sm_clock_mhz=210, sm_clock_max_mhz=1980)
+    bench.gpus = (101.0, (hot, other))
+    await bench.pass_s(1)
+    assert bench.inflight.coefficients.c_prefill_s == pytest.approx(2.0 * PRESETS["h100-8b-fp16"].c_prefill_s)
+    assert bench.poller.state() == (ProcessState.READY, None)
+    bench.gpus = (102.0, (GpuReading(0, "H100"), other))
+    await bench.pass_s(1)
+    assert bench.inflight.coefficients == PRESETS["h100-8b-fp16"]
+
+
 def test_the_watcher_keeps_the_last_look_of_a_driver_that_hangs() -> None:
     hang, second = threading.Event(), threading.Event()
     looks: list[float] = []

@@ -136,9 +136,6 @@ class House:
         for data in reads:
             self.connection.data_received(data)
 
-    def opened(self, _connection: Connection) -> None:
-        pass
-
     def release(self, connection: Connection) -> None:
         self.free.append(connection)
 
@@ -303,7 +300,7 @@ def test_bytes_that_are_no_body_are_bounded(start: bytes, more: bytes) -> None:
 @pytest.mark.parametrize(
     "raw",
     [
-        OK + b"content-length: 2\r\n\r\nhiHTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbye",
+        OK + b"content-length: 2\r\n\r\nhiHTTP/1.1 500 No\r\ncontent-length: 3\r\n\r\nbye",
         OK + b"content-length: 2\r\n\r\nhiHTT",
         OK + b"content-length: 2\r\n\r\nhi\0\0",
         OK + b"connection: close\r\ncontent-length: 2\r\n\r\nhi",
@@ -315,7 +312,7 @@ def test_a_connection_that_says_more_or_goodbye_is_not_used_again(raw: bytes) ->
     house = House()
     house.feed(raw)
     assert house.step()
-    assert (house.answer.body, house.answer.ended) == (b"hi", True)
+    assert (house.answer.status, house.answer.body, house.answer.ended) == (200, b"hi", True)
     assert house.wire.aborted
     assert house.free == []
 

@@ -1,0 +1,177 @@
+"""Traffic to simulate: Azure's published CSV columns, what the ledger has seen, and generated bursts."""
+
+from __future__ import annotations
+
+import csv
+import math
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from router.core.datamodels import Reject, RoutingRecord, Tier
+from router.errors import RouterError
+
+COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+_CALM, _BUSY = 0, 1
+_RATE_FACTORS = (0.4, 2.2)
+_MEAN_DWELL_S = (90.0, 45.0)
+# What keeps a prompt from the local tier whatever is in the engine; how full it was is what is simulated anew.
+_NEVER_LOCAL = frozenset(
+    {
+        Reject.NOT_ALLOWED,
+        Reject.CONTEXT_TOO_LONG,
+        Reject.CAPABILITY_MISSING,
+        Reject.QUALITY_BELOW_FLOOR,
+    }
+)
+
+
+class TraceError(RouterError):
+    """A trace that cannot be read; the message says where and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRequest:
+    """One request of a trace: when it comes (seconds from the start) and how long its prompt and its answer are."""
+
+    at_s: float
+    prompt_tokens: int
+    output_tokens: int
+    request_class: str = "chat"
+
+
+def read_csv(path: Path) -> tuple[TraceRequest, ...]:
+    """The requests of a CSV file with the columns TIMESTAMP, ContextTokens and GeneratedTokens, in order of time.
+
+    TIMESTAMP is a date and time or a number of seconds. Raises `TraceError` with the line of the first mistake.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            if missing:
+                raise TraceError(f"{path}: has no column {', '.join(missing)}")
+            rows = [_row(path, reader.line_num, row) for row in reader if any(row.values())]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise TraceError(f"{path}: cannot be read: {error}") from error
+    if not rows:
+        raise TraceError(f"{path}: holds no request")
+    return from_zero(rows)
+
+
+def _row(path: Path, line: int, row: dict[str, str | None]) -> TraceRequest:
+    when, prompt, output = (row.get(name) for name in COLUMNS)
+    try:
+        at_s = _seconds(when or "")
+        prompt_tokens, output_tokens = int(prompt or ""), int(output or "")
+    except ValueError as error:
+        raise TraceError(f"{path}:{line}: {error}") from error
+    if prompt_tokens < 0 or output_tokens < 0 or not math.isfinite(at_s):
+        raise TraceError(f"{path}:{line}: a negative length, or a time that is none")
+    return TraceRequest(at_s, max(1, prompt_tokens), max(1, output_tokens))
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        date, dot, fraction = text.strip().partition(".")
+        digits = fraction[: len(fraction) - len(fraction.lstrip("0123456789"))]
+        moment = datetime.fromisoformat(date + fraction[len(digits) :])
+        whole = (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+        return whole + (float(f"0.{digits}") if dot and digits else 0.0)
+
+
+def from_zero(requests: Iterable[TraceRequest]) -> tuple[TraceRequest, ...]:
+    """In order of time, the first at 0."""
+    ordered = sorted(requests, key=lambda request: request.at_s)
+    start_s = ordered[0].at_s if ordered else 0.0
+    return tuple(replace(request, at_s=request.at_s - start_s) for request in ordered)
+
+
+def from_records(records: Iterable[RoutingRecord]) -> tuple[tuple[TraceRequest, ...], int]:
+    """What the ledger has seen, and how many were left out: no usage, or never to be answered by the local tier."""
+    found: list[TraceRequest] = []
+    left_out = 0
+    for record in records:
+        usage = record.usage
+        if usage is None or usage.output_tokens < 1 or not _may_be_local(record):
+            left_out += 1
+            continue
+        at_s = record.received_at_utc.timestamp()
+        found.append(TraceRequest(at_s, max(1, usage.input_tokens), usage.output_tokens))
+    return from_zero(found), left_out
+
+
+def _may_be_local(record: RoutingRecord) -> bool:
+    if record.decision is None:
+        return True
+    locals_ = [a for a in record.decision.alternatives if a.tier is Tier.LOCAL]
+    return not locals_ or any(_NEVER_LOCAL.isdisjoint(a.reasons) for a in locals_)
+
+
+def faster(requests: Sequence[TraceRequest], factor: float) -> tuple[TraceRequest, ...]:
+    """The same requests, `factor` times as many a second."""
+    if not 0.0 < factor < math.inf:
+        raise TraceError(f"cannot play a trace {factor} times as fast")
+    return tuple(replace(request, at_s=request.at_s / factor) for request in requests)
+
+
+def mean_rate_rps(requests: Sequence[TraceRequest]) -> float:
+    """Requests a second from the first to the last; 0 for fewer than two."""
+    span_s = requests[-1].at_s - requests[0].at_s if len(requests) > 1 else 0.0
+    return len(requests) / span_s if span_s > 0.0 else 0.0
+
+
+def at_rate(requests: Sequence[TraceRequest], rate_rps: float) -> tuple[TraceRequest, ...]:
+    """The same requests, time-scaled to a mean of `rate_rps`."""
+    mean = mean_rate_rps(requests)
+    if mean <= 0.0:
+        raise TraceError("a trace whose requests come all at once has no rate to scale")
+    return faster(requests, rate_rps / mean)
+
+
+def poisson(lengths: Sequence[TraceRequest], *, rate_rps: float, count: int, seed: int) -> tuple[TraceRequest, ...]:
+    """`count` requests with lengths drawn from `lengths`, coming independently of each other."""
+    dice = random.Random(seed)
+    return _arrive(lengths, count, dice, lambda: dice.expovariate(rate_rps))
+
+
+def gamma_bursts(
+    lengths: Sequence[TraceRequest], *, rate_rps: float, count: int, cv: float = 4.0, seed: int
+) -> tuple[TraceRequest, ...]:
+    """`count` requests in bursts: gamma-distributed gaps of coefficient of variation `cv`, under a rate of two states.
+
+    The rate is 0.4 or 2.2 times `rate_rps`, for 90 and 45 seconds at a time in the mean (exponential).
+    """
+    dice = random.Random(seed)
+    shape = 1.0 / (cv * cv)
+    scale_s = 1.0 / (rate_rps * shape)
+    now_s, state = 0.0, _CALM
+    changes_at_s = dice.expovariate(1.0 / _MEAN_DWELL_S[state])
+
+    def gap_s() -> float:
+        nonlocal now_s, state, changes_at_s
+        gap = dice.gammavariate(shape, scale_s) / _RATE_FACTORS[state]
+        now_s += gap
+        while now_s > changes_at_s:
+            state = _BUSY if state == _CALM else _CALM
+            changes_at_s += dice.expovariate(1.0 / _MEAN_DWELL_S[state])
+        return gap
+
+    return _arrive(lengths, count, dice, gap_s)
+
+
+def _arrive(
+    lengths: Sequence[TraceRequest], count: int, dice: random.Random, gap_s: Callable[[], float]
+) -> tuple[TraceRequest, ...]:
+    if not lengths:
+        raise TraceError("no lengths to draw from")
+    now_s = 0.0
+    found: list[TraceRequest] = []
+    for _ in range(count):
+        now_s += gap_s()
+        found.append(replace(lengths[dice.randrange(len(lengths))], at_s=now_s))
+    return tuple(found)

@@ -1,0 +1,72 @@
+"""`calibrate-engine` on a real engine, and what keeps it from measuring."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from router.commands.calibrate import CannotCalibrate, calibrate
+from router.settings import parse_settings
+from tests.process import run_command
+from tests.upstream import FakeUpstream
+
+EMBEDDED = {"engine": "embedded", "context_window_tokens": 512, "max_num_seqs": 2}
+
+
+def config(folder: Path, local: dict[str, object]) -> str:
+    return yaml.safe_dump({"server": {"data_dir": str(folder / "data")}, "tiers": {"local": local}})
+
+
+def external(upstream: FakeUpstream, **changes: object) -> dict[str, object]:
+    return {"engine": "external", "api_base": upstream.base_url, "model": "m", "max_num_seqs": 2, **changes}
+
+
+@pytest.mark.timeout(240)
+def test_the_embedded_engine_is_measured_and_the_file_can_be_used(tmp_path: Path) -> None:
+    (tmp_path / "router.yaml").write_text(config(tmp_path, EMBEDDED))
+    options = ("--seconds", "3", "--output", "coefficients.yaml")
+    here = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = run_command("calibrate-engine", *options, folder=tmp_path, environ=here, timeout_s=200)
+    assert done.returncode == 0, done.stderr
+    assert "first token after" in done.stderr
+    assert "c_prefill_s" in done.stdout
+    measured = yaml.safe_load((tmp_path / "coefficients.yaml").read_text())
+    settings = parse_settings(config(tmp_path, EMBEDDED | measured), {})
+    row = settings.tiers.local.coefficients
+    assert 1e-4 < row.c_prefill_s < 1.0
+    assert 1e-4 < row.t0_s + row.c_seq_s < 1.0
+    assert row.calibrated
+
+
+async def refusal(folder: Path, local: dict[str, object]) -> str:
+    settings = parse_settings(config(folder, local), {"OPENAI_API_KEY": "sk-x"})
+    with pytest.raises(CannotCalibrate) as refused:
+        await calibrate(settings, seconds=1, note=lambda _: None)
+    return refused.value.message
+
+
+async def test_an_engine_that_others_use_is_not_measured(tmp_path: Path) -> None:
+    async with FakeUpstream(api_key=None) as upstream:
+        page = b'vllm:num_requests_running{engine="0"} 3\nvllm:num_requests_waiting{engine="0"} 1\n'
+        upstream.pages["/metrics"] = (200, page, "text/plain")
+        assert "busy with 4 requests" in await refusal(tmp_path, external(upstream))
+        assert upstream.chats == []
+
+
+async def test_an_engine_that_does_not_tell_its_tokens_cannot_be_measured(tmp_path: Path) -> None:
+    async with FakeUpstream(api_key="sk-another") as upstream:
+        assert "the engine answers 401" in await refusal(tmp_path, external(upstream))
+
+
+async def test_a_vllm_that_runs_already_is_not_started_twice(tmp_path: Path) -> None:
+    async with FakeUpstream() as upstream:
+        local: dict[str, object] = {"engine": "vllm", "api_base": upstream.base_url, "model": "m"}
+        assert "stop the gateway" in await refusal(tmp_path, local)
+
+
+async def test_no_engine_is_told_so(tmp_path: Path) -> None:
+    settings = parse_settings("tiers: {cheap: {model: openai/gpt-6-luna}}", {"OPENAI_API_KEY": "sk-x"})
+    with pytest.raises(CannotCalibrate, match="no local engine"):
+        await calibrate(settings, seconds=1, note=lambda _: None)

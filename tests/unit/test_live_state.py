@@ -1,0 +1,99 @@
+"""What the live state learns and how circuits are probed, over the fakes of the flow."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from router.api.schemas import decode_chat
+from router.core.datamodels import CircuitState, Flag, Outcome, Tier
+from router.core.health import FAILURES_TO_OPEN
+from router.errors import NoRoute, UpstreamUnavailable
+from router.flow import handle_chat
+from router.providers.scripted import Fail, Say, Step
+from tests.fakes import BIG, CHEAP, LOCAL
+from tests.flow_world import World, drive
+
+
+def ratio(world: World, name: str) -> float:
+    return world.state.snapshot().input_token_ratio.get(name, 1.0)
+
+
+def test_greetings_say_nothing_about_how_long_prompts_are_counted() -> None:
+    world = World({})
+    for _ in range(100):
+        world.state.note_input_tokens(LOCAL, counted=7, reported=31)
+    assert ratio(world, LOCAL.name) == 1.0
+    world.state.note_input_tokens(LOCAL, counted=1000, reported=1200)
+    assert ratio(world, LOCAL.name) == 1.2
+
+
+@pytest.mark.parametrize(("reported", "worst"), [(10**15, 4.0), (0, 0.25)])
+def test_one_absurd_count_is_forgotten_within_some_hundred_requests(reported: int, worst: float) -> None:
+    world = World({})
+    world.state.note_input_tokens(BIG, counted=1000, reported=reported)
+    assert ratio(world, BIG.name) == worst
+    for _ in range(200):
+        world.state.note_input_tokens(BIG, counted=1000, reported=1000)
+    assert ratio(world, BIG.name) == pytest.approx(1.0, abs=0.05)
+
+
+DOWN = Fail(UpstreamUnavailable("down"))
+
+
+def on_probation(*then: Step) -> World:
+    """A world whose premium circuit has opened and whose cool-down has passed; `then` is what the host does next."""
+    world = World({Tier.PREMIUM: [DOWN] * 2 * (FAILURES_TO_OPEN - 1) + list(then)})
+    for _ in range(FAILURES_TO_OPEN - 1):  # each asks twice
+        world.ask(model="premium")
+    assert world.state.health[BIG.name].state is CircuitState.OPEN
+    world.clock.tick(60.0)
+    return world
+
+
+def test_of_many_requests_decided_at_once_one_probes_a_target_on_probation() -> None:
+    world = on_probation(*[Say("Red.")] * 5)
+    calls_before = world.journal.count("call premium")
+    waiting = [world.serve(stream=False, model="premium") for _ in range(5)]
+    answers = []
+    for request in waiting:  # each goes as far as its first wait before the next is decided
+        try:
+            request.send(None)
+            answers.append(request)
+        except NoRoute:
+            pass
+    for request in answers:
+        drive(request)
+    assert len(answers) == 1
+    assert world.journal.count("call premium") == calls_before + 1
+
+
+def test_a_probe_that_was_cancelled_before_its_call_leaves_the_circuit_to_the_next() -> None:
+    world = on_probation(Say("Red."))
+    request = world.serve(stream=False, model="premium")
+    request.send(None)
+    request.close()
+    assert world.ask(model="premium").meta.tier == "premium"
+
+
+def test_usage_that_no_model_of_that_size_can_have_is_estimated_and_flagged() -> None:
+    world = World({Tier.CHEAP: [Say("Red.", input_tokens=10**15)], Tier.PREMIUM: [Say("Red.")]})
+    world.ask(model="cheap")
+    (attempt,) = world.record.attempts
+    assert attempt.outcome is Outcome.OK
+    assert attempt.usage is not None
+    assert attempt.usage.input_tokens < 100
+    assert {Flag.USAGE_ESTIMATED, Flag.USAGE_INCONSISTENT} <= set(attempt.charge.flags)
+    assert ratio(world, CHEAP.name) == 1.0
+    assert world.record.cost_nanousd < 10**6
+    world.check()
+
+
+def test_what_images_count_is_not_taken_for_how_text_is_counted() -> None:
+    world = World({Tier.PREMIUM: [Say("Red.", input_tokens=3000)]})
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    body = {"model": "premium", "messages": [{"role": "user", "content": [image]}]}
+    answer = drive(handle_chat(decode_chat(json.dumps(body).encode(), {}), "acme", world.deps))
+    assert answer.meta.tier == "premium"
+    assert ratio(world, BIG.name) == 1.0
