@@ -46,7 +46,9 @@ def _told() -> Iterator[None]:
     except (OSError, ValueError) as error:  # DatasetError, TrainingError, NoOverlap, ModelRefused are ValueErrors
         raise LearningError(str(error)) from error
     except ModuleNotFoundError as error:
-        raise LearningError(f"{error.name} is not installed: install the extra `learn`") from error
+        raise LearningError(
+            f"{str(error.name).partition('.')[0]} is not installed: pip install 'hybrid-llm-router[learn]'"
+        ) from error
 
 
 def classify(

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from threadpoolctl import threadpool_limits
 
 from classifier import cli
 from tests.learning_data import rows, write
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """On data this small a second thread only waits, and waits by spinning: it would slow whatever else runs."""
+    with threadpool_limits(1):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,18 +33,17 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 def test_labels_that_teach_nothing_are_refused_and_the_old_model_stays(
     made: list[dict[str, Any]], says: str, model: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    cli.train(write(tmp_path / "good.jsonl", rows(60)), out, now_utc=NOW)
+    out = Path(shutil.copytree(model, tmp_path / "out"))
     before = registry.file_hashes(out)
     with pytest.raises(cli.LearningError, match=says):
-        cli.train(write(tmp_path / "bad.jsonl", made), out, now_utc=NOW)
+        cli.train(write(tmp_path / "bad.jsonl", made), out, now_utc=NOW, with_card=False)
     assert registry.file_hashes(out) == before
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".draft")] == []
 
 
 def test_a_missing_file_is_wrong_use(tmp_path: Path) -> None:
     with pytest.raises(cli.UsageError, match="no such file"):
-        cli.train(tmp_path / "none.jsonl", tmp_path / "out", now_utc=NOW)
+        cli.train(tmp_path / "none.jsonl", tmp_path / "out", now_utc=NOW, with_card=False)
 
 
 def test_pure_noise_gives_a_model_that_claims_nothing(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_pure_noise_gives_a_model_that_claims_nothing(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for r in made:
         r["outcomes"] = {t: float(rng.random() < 0.7) for t in TIERS}
-    cli.train(write(tmp_path / "noise.jsonl", made), tmp_path / "m", now_utc=NOW)
+    cli.train(write(tmp_path / "noise.jsonl", made), tmp_path / "m", now_utc=NOW, with_card=False)
     scorer = registry.load_scorer(tmp_path / "m")
     cli.classify(write(tmp_path / "in.jsonl", rows(100, seed=5)), tmp_path / "out.jsonl", model=tmp_path / "m")
     p = [json.loads(line)["p_adequate"]["local"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
@@ -72,7 +72,7 @@ def test_a_leaking_label_in_the_prompt_shows_as_a_model_too_good_to_be_true(tmp_
     for r in made:
         word = "zeta" if r["outcomes"]["local"] else "omega"
         r["messages"][0]["content"] += f" {word}"
-    told = cli.train(write(tmp_path / "leak.jsonl", made), tmp_path / "m", now_utc=NOW)
+    told = cli.train(write(tmp_path / "leak.jsonl", made), tmp_path / "m", now_utc=NOW, with_card=False)
     assert any("too good to be true" in w for w in told["warnings"])
 
 
@@ -90,7 +90,7 @@ def test_poisoned_feedback_of_one_key_does_not_pass_the_gate(model: Path, tmp_pa
     poisoned = [
         r | {"outcomes": {t: label.quality_ratio for t, label in report.labels[r["request_id"]].items()}} for r in made
     ]
-    cli.train(write(tmp_path / "p.jsonl", poisoned), tmp_path / "p", now_utc=NOW)
+    cli.train(write(tmp_path / "p.jsonl", poisoned), tmp_path / "p", now_utc=NOW, with_card=False)
     clean = write(tmp_path / "checks.jsonl", rows(400, seed=21))
     with pytest.raises(cli.LearningError, match="not promoted"):
         cli.promote(tmp_path / "p", registry_root=root, now_utc=NOW, labels=clean)
@@ -100,7 +100,7 @@ def test_a_model_can_have_any_tiers(tmp_path: Path) -> None:
     made = rows(200, seed=8)
     for r in made:
         r["outcomes"] = {"tiny": r["outcomes"]["local"], "huge/big-1t": r["outcomes"]["premium"]}
-    cli.train(write(tmp_path / "t.jsonl", made), tmp_path / "m", now_utc=NOW)
+    cli.train(write(tmp_path / "t.jsonl", made), tmp_path / "m", now_utc=NOW, with_card=False)
     assert registry.load_scorer(tmp_path / "m").model.tiers == ("huge/big-1t", "tiny")
 
 

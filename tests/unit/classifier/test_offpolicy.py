@@ -69,12 +69,12 @@ def test_the_value_of_another_policy_is_estimated() -> None:
 
 def test_a_retrained_model_is_right_on_prompts_the_old_policy_kept_from_the_tier() -> None:
     """The learner sees no words here, so that its form is wrong and only the weights can save the mean."""
-    examples, _ = logged(3_000, exploration=0.1, seed=7)
+    examples, _ = logged(2_000, exploration=0.1, seed=7)
     blind = [replace(e, features=replace(e.features, text="same")) for e in examples]
     matrix = as_matrix(blind)
     common = {"sources": matrix.sources, "groups": np.arange(len(blind))}
-    naive = TierModel(tiers=list(TIERS), sources=["app"]).fit([e.features for e in blind], matrix.outcomes, **common)
-    ours = TierModel(tiers=list(TIERS), sources=["app"])
+    naive, ours = (TierModel(tiers=list(TIERS), sources=["app"], tree_count=40) for _ in range(2))
+    naive.fit([e.features for e in blind], matrix.outcomes, **common)
     ours.fit([e.features for e in blind], matrix.outcomes, weights=matrix.weights, **common)
     some = [e.features for e in blind[:5]]
     assert naive.predict_proba(some)[:, 0].mean() > TRUE_LOCAL + 0.1

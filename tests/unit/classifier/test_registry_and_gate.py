@@ -91,7 +91,7 @@ def test_an_estimator_of_another_library_version_or_with_foreign_types_is_refuse
 
 
 def test_the_same_labels_give_the_same_scores(labels: Path, model: Path, tmp_path: Path) -> None:
-    cli.train(labels, tmp_path / "again", now_utc=NOW)
+    cli.train(labels, tmp_path / "again", now_utc=NOW, with_card=False)
     first, second = (registry.read_manifest(f).golden_scores for f in (model, tmp_path / "again"))
     for a, b in zip(first, second, strict=True):
         assert a == pytest.approx(b, abs=1e-9)
@@ -145,7 +145,7 @@ def test_a_model_of_real_labels_passes_the_gate_and_one_of_noise_does_not(model:
     for r in made:
         r["outcomes"] = {t: float(rng.random() < 0.5) for t in r["outcomes"]}
     noise = tmp_path / "noise"
-    cli.train(write(tmp_path / "noise.jsonl", made), noise, now_utc=NOW)
+    cli.train(write(tmp_path / "noise.jsonl", made), noise, now_utc=NOW, with_card=False)
     fresh = write(tmp_path / "fresh.jsonl", rows(300, seed=10))
     with pytest.raises(cli.LearningError, match="not promoted: not better"):
         cli.promote(noise, registry_root=root, now_utc=NOW, labels=fresh)
