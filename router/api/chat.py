@@ -96,6 +96,7 @@ class ChatEndpoint:
         keep: list[bytes] | None = [] if recording is not None else None
         try:
             await send_stream(send, answer, headers, include_usage=chat.include_usage, keep=keep)
+            hangup.stop()  # all has been said: who leaves now must not undo what is kept
         finally:
             await answer.close()
         if recording is not None and keep:

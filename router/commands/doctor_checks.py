@@ -103,7 +103,10 @@ def local_tier(settings: Settings) -> Iterator[Check]:
     if not local.coefficients.calibrated and local.engine is not Engine.EMBEDDED:
         detail = f"step times are guessed (preset {local.coefficients.name}), not measured on this kind of GPU"
         yield Check(
-            "engine coefficients", State.WARN, detail, "name a preset or give figures in tiers.local.coefficients"
+            "engine coefficients",
+            State.WARN,
+            detail,
+            "run `calibrate-engine`, or name a preset in tiers.local.coefficients",
         )
 
 

@@ -20,7 +20,7 @@ class WriterConfig:
     """
 
     stall_s: float = 0.25
-    give_up_s: float = 1.0
+    give_up_s: float = 5.0
     linger_s: float = 0.02
     retry_s: float = 0.25
     max_retry_s: float = 2.0

@@ -71,7 +71,11 @@ class Spool:
         self.events = 0  # written by us and not yet replayed
 
     def append(self, events: Sequence[Event]) -> None:
-        """Make `events` durable. Raises OSError when that is not possible; then none of them counts as written."""
+        """Make `events` durable against the death of the process; OSError when that is not possible, and none counts.
+
+        As with the database in its default mode a power cut may take the last of them. Waiting for the disk here would
+        refuse callers whenever the disk is slow, which is the very case the spool is for.
+        """
         with self._lock:
             told = set(self._told_worlds) if self._descriptor is not None else set()
             data = b"".join(to_line(e) for event in events for e in self._stripped(event, told))
@@ -82,7 +86,6 @@ class Spool:
                 view = memoryview(data)
                 while view:
                     view = view[os.write(descriptor, view) :]
-                os.fdatasync(descriptor)
             except OSError:
                 # What was refused must not come back: cut it off, and begin a new file in any case.
                 with contextlib.suppress(OSError):
@@ -122,7 +125,6 @@ class Spool:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
             self._descriptor = os.open(self._active, flags, 0o600)
             self._active_bytes = self._active_events = 0
-            _sync_folder(self._folder)
         return self._descriptor
 
     def _prepare(self) -> None:
@@ -136,7 +138,6 @@ class Spool:
         if not lock.acquire():
             raise OSError(f"{hidden} is locked by another process")
         hidden.rename(self._folder)
-        _sync_folder(self._root)
         self._alive = lock
 
     def _close(self) -> None:
@@ -222,12 +223,3 @@ def read(path: Path) -> Iterator[tuple[bytes, Event | None]]:
     with path.open("rb") as file:
         for line in file:
             yield line, from_line(line)
-
-
-def _sync_folder(folder: Path) -> None:
-    """A new name is durable once its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

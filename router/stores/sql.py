@@ -33,7 +33,7 @@ def _silent(_event: str, **_labels: str) -> None:
 class SqlLedger:
     """The `Ledger` port on SQLite or Postgres, with a spool in `data_dir` for when the database is away.
 
-    A reservation is durable against the death of the process when `reserve` returns: committed, or spooled and synced.
+    A reservation is durable against the death of the process when `reserve` returns: committed, or spooled.
     Whatever was open when a gateway died is resolved by the next start (see `recovery`).
     """
 

@@ -2,7 +2,7 @@
 
     loop ── urgent (somebody waits) ─┐                    ┌─ ok ──────────────► wake all waiters, once a batch
          ── settled (nobody waits) ──┴─ committer: BEGIN … COMMIT
-                                          └─ error, or no answer in time ─► spooler: append, fsync ─► wake
+                                          └─ error, or no answer in time ─► spooler: append ────────► wake
                                                                               └─ replayed by the committer
 
 While the database is away events go straight to the spooler. Since every event can be applied any number of times, in

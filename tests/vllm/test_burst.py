@@ -27,7 +27,7 @@ from tests.gateway import RunningGateway, running, until
 from tests.upstream import FakeUpstream, ok
 from tests.vllm.vllm_servers import MODEL, VllmServer
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.vllm, pytest.mark.burst, pytest.mark.timeout(400)]
 
 REQUESTS = 60
 ARRIVAL_GAP_S = 0.02
