@@ -18,6 +18,8 @@ from typing import Annotated, Any
 import typer
 
 from router import __version__
+from router.commands import learning
+from router.commands.options import ConfigOption
 from router.commands.output import Format
 from router.commands.ranges import Range
 from router.errors import ConfigError, RouterError
@@ -61,12 +63,6 @@ class Processing(StrEnum):
     PRIORITY = "priority"
 
 
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", exists=True, dir_okay=False, help="Config file; default ./router.yaml, else the shipped one."
-    ),
-]
 FormatOption = Annotated[Format, typer.Option("--format", help="How the result is written.")]
 FromOption = Annotated[str | None, typer.Option("--from", help="First day (UTC), such as 2026-11-01.")]
 ToOption = Annotated[str | None, typer.Option("--to", help="Last day (UTC), included.")]
@@ -402,6 +398,9 @@ def prices_check(config: ConfigOption = None, form: FormatOption = Format.TABLE)
 
     if not price_book.check(config, form):
         raise typer.Exit(1)
+
+
+learning.add_to(app)
 
 
 def _moment(text: str | None) -> datetime:

@@ -50,7 +50,8 @@ def config(tmp_path: Path, text: str = "") -> str:
 
 def test_help_names_every_command() -> None:
     done = subprocess.run([sys.executable, "-m", "router", "--help"], capture_output=True, text=True, check=True)
-    for command in ("serve", "check-config", "doctor", "explain", "estimate", "report", "prices", "simulate"):
+    gateway = ("serve", "check-config", "doctor", "explain", "estimate", "report", "prices", "simulate")
+    for command in (*gateway, "classify", "train", "evaluate", "promote", "rollback"):
         assert f"  {command} " in done.stdout
 
 

@@ -1,0 +1,300 @@
+"""The learning loop as plain functions: `classify`, `train`, `evaluate`, `promote`, `rollback`, `calibrate_threshold`.
+
+The gateway's command line calls these. Each takes paths, a clock and a progress callback, returns plain data, and
+raises one of `UsageError` (wrong use) and `LearningError` (the thing itself failed), whose text is meant for people.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from classifier import registry
+from classifier.calibrate import TokenPrices, nu_for_target, threshold_for_share
+from classifier.heuristic import HeuristicScorer
+from classifier.registry import load_serving_scorer, shipped_folder
+from classifier.rows import open_text, request_features
+from classifier.scorer import TrainedScorer
+
+if TYPE_CHECKING:
+    from classifier.gate import Scores, Verdict
+
+Progress = Callable[[str], None]
+
+
+class UsageError(ValueError):
+    """The call makes no sense as it is: a missing file, a value out of range. Exit code 2."""
+
+
+class LearningError(RuntimeError):
+    """The work itself failed: bad labels, a refused model, a closed gate. Exit code 1."""
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What can go wrong, as the two errors of this module."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UsageError(f"{error.filename}: no such file") from error
+    except (UsageError, LearningError):
+        raise
+    except (OSError, ValueError) as error:  # DatasetError, TrainingError, NoOverlap, ModelRefused are ValueErrors
+        raise LearningError(str(error)) from error
+    except ModuleNotFoundError as error:
+        raise LearningError(
+            f"{str(error.name).partition('.')[0]} is not installed: pip install 'hybrid-llm-router[learn]'"
+        ) from error
+
+
+def classify(
+    source: Path,
+    target: Path,
+    *,
+    model: Path | None = None,
+    registry_root: Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Score every row of a JSONL file. Rows that name their `models` are scored for those.
+
+    A row that cannot be read gets `{"request_id", "error"}`; the counts of both are returned.
+    """
+    with _told():
+        scorer = load_serving_scorer(model, registry_root)
+        if not source.is_file():
+            raise UsageError(f"{source}: no such file")
+        bound: dict[tuple[tuple[str, str], ...], TrainedScorer] = {}
+        done = failed = 0
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("w", encoding="utf-8") as out:
+            for line in open_text(source):
+                if not line.strip():
+                    continue
+                answer = _classified(line, scorer, bound)
+                failed += "error" in answer
+                done += 1
+                out.write(json.dumps(answer, ensure_ascii=True) + "\n")
+                if progress is not None and done % 500 == 0:
+                    progress(done)
+        if progress is not None:
+            progress(done)
+        return {"rows": done, "failed": failed, "model_version": scorer.version}
+
+
+def _classified(
+    line: str, scorer: TrainedScorer, bound: dict[tuple[tuple[str, str], ...], TrainedScorer]
+) -> dict[str, Any]:
+    request_id = None
+    try:
+        row = json.loads(line)
+        request_id = row.get("request_id")
+        models = {str(t): str(m) for t, m in (row.get("models") or {}).items()}
+        key = tuple(sorted(models.items()))
+        if key not in bound:
+            bound[key] = scorer.bind(models) if models else scorer
+        score = bound[key].score(request_features(row))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        return {"request_id": request_id, "error": str(error)}
+    return {
+        "request_id": request_id,
+        "complexity_ratio": score.complexity_ratio,
+        "p_adequate": dict(score.p_adequate),
+        "novelty_ratio": score.novelty_ratio,
+    }
+
+
+def train(
+    labels: Path,
+    out: Path,
+    *,
+    now_utc: datetime,
+    seed: int = 0,
+    keep_held_out: bool = True,
+    with_card: bool = True,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train on a labels file; `out` is loadable at once. Returns the manifest's headline.
+
+    `with_card` writes `card.md` and its plots beside the model: what it was trained on and how good it is, by
+    predictions made out of fold.
+    """
+    with _told():
+        from classifier.dataset import read_labels
+        from classifier.train import train as run
+
+        examples, summary = read_labels(labels, progress=_counted(progress))
+        trained = run(
+            examples, summary, out, now_utc=now_utc, seed=seed, keep_held_out=keep_held_out, progress=progress
+        )
+        manifest = trained.manifest
+        if with_card:
+            from classifier.card import write_card
+
+            write_card(out, manifest, examples, trained.p, trained.novelty)
+        return {
+            "version": manifest.version,
+            "out": str(out),
+            "rows": summary.rows_kept,
+            "tiers": list(manifest.tiers),
+            "metrics": dict(manifest.metrics),
+            "warnings": [*summary.warnings, *manifest.data["training_warnings"]],  # type: ignore[misc]
+        }
+
+
+def _counted(progress: Progress | None) -> Callable[[int], None] | None:
+    return None if progress is None else lambda rows: progress(f"read {rows} rows")
+
+
+def evaluate(
+    labels: Path,
+    out: Path,
+    *,
+    model: Path | None = None,
+    registry_root: Path | None = None,
+    prices: Mapping[str, TokenPrices] | None = None,
+    include_seen: bool = False,
+    draws: int = 300,
+    with_plots: bool = True,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Evaluate a model on a labels file: `report.json`, `report.md` and plots in `out`.
+
+    Rows whose stem the model was trained on are left out and counted, unless `include_seen`.
+    """
+    with _told():
+        import numpy as np
+
+        from classifier import evaluate as ev
+        from classifier.dataset import read_labels, stem_hash
+        from classifier.report import plots
+
+        folder = _folder(model, registry_root)
+        scorer = registry.load_scorer(folder)
+        examples, summary = read_labels(labels, progress=_counted(progress))
+        seen = registry.load_stems(folder)
+        fresh = [e for e in examples if stem_hash(e) not in seen]
+        notes = [f"{len(examples) - len(fresh)} of {len(examples)} rows share their stem with training data"]
+        if include_seen:
+            notes.append("these rows are included: the figures flatter the model")
+        else:
+            if len(fresh) < 30:
+                raise LearningError(f"{notes[0]}; {len(fresh)} fresh rows are too few to say anything")
+            examples = fresh
+        examples, note = ev.usable(examples)
+        notes += note
+        tiers = scorer.model.tiers
+        scores = ev.predict(scorer, examples, progress)
+        p = np.array([[s.p_adequate[t] for t in tiers] for s in scores])
+        data = ev.collect(examples, tiers, p, np.array([s.novelty_ratio for s in scores]))
+        found = ev.report(data, prices=prices, draws=draws)
+        found |= {
+            "model_version": scorer.version,
+            "labels_sha256": summary.sha256,
+            "notes": [*notes, *summary.warnings],
+        }
+        ev.write_report(found, out)
+        if with_plots:
+            plots(data, prices or ev.DEFAULT_PRICES, out)
+        return found
+
+
+def _folder(model: Path | None, registry_root: Path | None) -> Path:
+    if model is not None:
+        return model
+    current = registry.Registry(registry_root).current_folder() if registry_root is not None else None
+    return current if current is not None else shipped_folder()
+
+
+def gate(candidate: Path, current: Path | None, labels: Path | None = None) -> Verdict:
+    """Compare a candidate with the model in force (`None`: the heuristic) on rows neither was fitted on."""
+    from classifier import gate as g
+
+    ours = registry.load_scorer(candidate)
+    theirs: TrainedScorer | Scores
+    seen: frozenset[bytes] = frozenset()
+    current_p: dict[bytes, Mapping[str, float]] = {}
+    if current is None:
+        theirs = HeuristicScorer()  # type: ignore[assignment]
+    else:
+        theirs = registry.load_scorer(current)
+        seen = registry.load_stems(current)
+        current_p = {row.stem: row.p for row in g.held_out_rows(current) if row.p is not None}
+    rows = g.held_out_rows(candidate)
+    if labels is not None:
+        from classifier.dataset import read_labels
+
+        rows = g.fresh_rows(read_labels(labels)[0], registry.load_stems(candidate))
+    return g.judge(ours, theirs, rows, seen_by_current=seen, current_p=current_p)
+
+
+def promote(
+    candidate: Path,
+    *,
+    registry_root: Path,
+    now_utc: datetime,
+    labels: Path | None = None,
+    force: bool = False,
+    canary_share: float | None = None,
+) -> dict[str, Any]:
+    """Put a model in force if it is better on held-out labels beyond noise, or by `force`, which is recorded."""
+    with _told():
+        books = registry.Registry(registry_root)
+        current = _folder(None, registry_root)
+        has_current = (current / registry.MANIFEST).is_file()
+        verdict = gate(candidate, current if has_current else None, labels)
+        if not verdict.passed and not force:
+            raise LearningError(f"not promoted: {verdict.reason}. Use --force to promote all the same")
+        reason = verdict.reason if verdict.passed else f"forced: {verdict.reason}"
+        pointer = books.promote(
+            candidate, now_utc=now_utc, reason=reason, forced=force and not verdict.passed, canary_share=canary_share
+        )
+        return {
+            "version": pointer.version,
+            "canary_version": pointer.canary_version,
+            "canary_share": pointer.canary_share,
+            "forced": pointer.forced,
+            "reason": reason,
+        }
+
+
+def rollback(*, registry_root: Path, now_utc: datetime) -> dict[str, Any]:
+    """Return to the version before (or end a canary)."""
+    with _told():
+        pointer = registry.Registry(registry_root).rollback(now_utc=now_utc)
+        return {"version": pointer.version, "reason": pointer.reason}
+
+
+def calibrate_threshold(
+    *,
+    model: Path | None = None,
+    registry_root: Path | None = None,
+    prices: Mapping[str, TokenPrices],
+    quality_target_ratio: float | None = None,
+    premium_share: float | None = None,
+    confidence_ratio: float = 0.9,
+) -> dict[str, Any]:
+    """nu for a quality target at given prices, or the gain threshold for a wanted premium share."""
+    with _told():
+        if (quality_target_ratio is None) == (premium_share is None):
+            raise UsageError("give either a quality target or a premium share")
+        sample = registry.load_sample(_folder(model, registry_root))
+        if premium_share is not None:
+            if not 0.0 <= premium_share <= 1.0:
+                raise UsageError("a share lies between 0 and 1")
+            gains = [row.p[-1] - row.p[0] for row in sample.rows]
+            return {
+                "threshold": threshold_for_share(gains, premium_share),
+                "premium_share": premium_share,
+                "rows": len(gains),
+            }
+        target = quality_target_ratio if quality_target_ratio is not None else 0.95
+        if not 0.0 < target <= 1.0 or not 0.5 <= confidence_ratio < 1.0:
+            raise UsageError("the target lies in (0, 1], the confidence in [.5, 1)")
+        dial = nu_for_target(
+            sample, prices, target_ratio=target, confidence_ratio=confidence_ratio, reference=sample.tiers[-1]
+        )
+        return {name: getattr(dial, name) for name in dial.__slots__}

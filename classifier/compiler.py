@@ -1,0 +1,122 @@
+"""From the sklearn estimator to the serving form, once, when a model is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from classifier.features import FEATURE_VERSION
+from classifier.pipeline import DENSE_CLIP, GATE_FLOOR, GATE_SCALE, SHARED_SCALE, TierModel
+from classifier.serving import LEAVES_PER_TREE, ServingModel, to_bytes
+
+
+def compile_model(model: TierModel, *, version: str, source_models: Sequence[Mapping[str, str]]) -> bytes:
+    """The bytes of the serving form of a fitted `model`."""
+    base, around = model.base_, model.neighbourhood_
+    tier_count, source_count = len(model.tiers), len(model.sources)
+    number_count = len(base.mean_)
+    vocabulary, idf = base.vectorizer_.vocabulary_, base.vectorizer_.idf_
+    word_count = len(vocabulary)
+    coefs = np.zeros((tier_count, word_count + number_count * (1 + source_count) + source_count))
+    intercepts = np.zeros(tier_count)
+    for t, head in enumerate(base.linear_):
+        if isinstance(head, float):
+            intercepts[t] = head
+        else:
+            coefs[t], intercepts[t] = head.coef_[0], head.intercept_[0]
+    on_words, on_numbers, on_gate = np.split(coefs, [word_count, coefs.shape[1] - source_count], axis=1)
+    blocks = on_numbers.reshape(tier_count, 1 + source_count, number_count)
+    gate_coef, gate_intercept = _gate(base.gate_, source_count, number_count)
+    baseline, leaves, splits = _trees(base.trees_)
+    serving = ServingModel(
+        version=version,
+        feature_version=FEATURE_VERSION,
+        tiers=tuple(model.tiers),
+        sources=tuple(model.sources),
+        source_models=tuple(dict(m) for m in source_models),
+        mean=_plain(base.mean_),
+        scale=_plain(base.scale_),
+        gate=_plain(gate_coef),
+        gate_intercept=_plain(gate_intercept),
+        linear_shared=_plain(blocks[:, 0] * SHARED_SCALE),
+        linear_by_source=_plain(np.swapaxes(blocks[:, 1:], 0, 1) * GATE_SCALE),
+        linear_source_offset=_plain(on_gate.T),
+        linear_intercept=_plain(intercepts),
+        experts=_plain(base.expert_coef_),
+        expert_intercept=_plain(base.expert_intercept_),
+        tree_baseline=baseline,
+        tree_leaves=leaves,
+        tree_splits=splits,
+        low=_plain(model.low_),
+        high=_plain(model.high_),
+        slopes=_plain(model.slopes_),
+        offsets=_plain(model.offsets_),
+        centre=_plain(around.centre_),
+        inverse_spread=_plain(around.inverse_spread_),
+        unknown_excess=_plain(around.unknown_excess_),
+        rare_idf=float(idf.max()) + 1.0,
+        novelty_from=_plain(around.from_),
+        novelty_span=_plain(around.span_),
+        base_rate=_plain(model.base_rate_),
+        gate_floor=GATE_FLOOR,
+        clip=DENSE_CLIP,
+    )
+    weights = on_words * idf[None]
+    rows = {word: (idf[i] ** 2, idf[i], *weights[:, i], *around.word_excess_[:, i]) for word, i in vocabulary.items()}
+    return to_bytes(serving, {word: tuple(map(float, row)) for word, row in rows.items()})
+
+
+def _plain(array: Any) -> tuple[Any, ...]:
+    return tuple(_plain(row) if np.ndim(row) else float(row) for row in np.asarray(array))
+
+
+def _gate(gate: Any, source_count: int, number_count: int) -> tuple[Any, Any]:
+    """Softmax rows over all sources. Two classes are one row in sklearn; classes never seen are made impossible."""
+    if source_count == 1:
+        return np.zeros((0, number_count)), np.zeros(0)
+    coef, intercept = np.zeros((source_count, number_count)), np.full(source_count, -1e9)
+    if isinstance(gate, int):
+        intercept[gate] = 0.0
+    elif len(gate.classes_) == 2:
+        intercept[gate.classes_[0]] = 0.0
+        coef[gate.classes_[1]], intercept[gate.classes_[1]] = gate.coef_[0], gate.intercept_[0]
+    else:
+        coef[gate.classes_], intercept[gate.classes_] = gate.coef_, gate.intercept_
+    return coef, intercept
+
+
+def _trees(heads: Sequence[Any]) -> tuple[Any, Any, Any]:
+    """Baselines, leaf values and splits; trees are numbered over all tiers."""
+    baseline: list[float] = []
+    leaves: list[tuple[tuple[float, ...], ...]] = []
+    splits: list[tuple[float, ...]] = []
+    number = 0
+    for head in heads:
+        if isinstance(head, float):
+            baseline.append(head)
+            leaves.append(())
+            continue
+        baseline.append(float(head._baseline_prediction.ravel()[0]))
+        values = []
+        for (predictor,) in head._predictors:
+            own: list[float] = []
+            _walk(predictor.nodes, 0, number, own, splits)
+            if len(own) > LEAVES_PER_TREE:
+                raise ValueError(f"a tree has {len(own)} leaves; the serving form holds {LEAVES_PER_TREE}")
+            values.append(tuple(own))
+            number += 1
+        leaves.append(tuple(values))
+    return tuple(baseline), tuple(leaves), tuple(splits)
+
+
+def _walk(nodes: Any, at: int, tree: int, leaves: list[float], splits: list[tuple[float, ...]]) -> int:
+    """Number the leaves from left to right; returns the bits of the leaves below `at`."""
+    node = nodes[at]
+    if node["is_leaf"]:
+        leaves.append(float(node["value"]))
+        return 1 << (len(leaves) - 1)
+    left = _walk(nodes, int(node["left"]), tree, leaves, splits)
+    splits.append((int(node["feature_idx"]), float(node["num_threshold"]), tree, left))
+    return left | _walk(nodes, int(node["right"]), tree, leaves, splits)

@@ -1,0 +1,321 @@
+"""How good is a model against what is free? Quality against cost, calibration; per source and domain."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classifier import metrics
+from classifier.calibrate import CalibrationRow, CalibrationSample, TokenPrices, nu_for_target
+from classifier.datamodels import LabelledExample, Score
+from classifier.heuristic import HeuristicScorer
+from classifier.offpolicy import check_overlap, is_partial, matrices, pseudo_outcomes
+from classifier.scorer import TrainedScorer
+
+Floats = NDArray[np.float64]
+Progress = Callable[[str], None]
+
+DEFAULT_PRICES: Mapping[str, TokenPrices] = {
+    "local": TokenPrices(0.02, 0.05),
+    "cheap": TokenPrices(0.075, 0.30),
+    "premium": TokenPrices(1.25, 5.0),
+}
+QUALITY_SHARES = (0.95, 0.98, 1.0)
+TARGETS = (0.90, 0.95, 0.99)
+MIN_SLICE_ROWS = 100
+CHANCE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """Everything figures are computed from: rows x tiers."""
+
+    tiers: tuple[str, ...]
+    p: Floats
+    outcomes: Floats  # doubly robust where the log is partial; NaN where not judged
+    novelty: Floats
+    length: Floats
+    heuristic: Floats
+    source: NDArray[np.str_]
+    domain: NDArray[np.str_]
+    input_tokens: Floats
+    output_tokens: Floats  # NaN where unknown
+
+
+def usable(examples: Sequence[LabelledExample]) -> tuple[list[LabelledExample], list[str]]:
+    """Rows without those that hold one tier's outcome and no probability, and a note on how many were left out.
+
+    Where those are the majority all rows are returned, so that the overlap check refuses and says why.
+    """
+    known = [e for e in examples if not is_partial(e) or e.observation_probability is not None]
+    left_out = len(examples) - len(known)
+    if left_out == 0 or 2 * left_out > len(examples):
+        return list(examples), []
+    return known, [f"{left_out} rows with one outcome and no probability of its choice tell nothing and are left out"]
+
+
+def predict(
+    scorer: TrainedScorer, examples: Sequence[LabelledExample], progress: Progress | None = None
+) -> list[Score]:
+    """Scores of the serving form, bound to the models a row names."""
+    bound: dict[tuple[tuple[str, str], ...], TrainedScorer] = {}
+    scores = []
+    for number, e in enumerate(examples):
+        key = tuple(sorted(e.models.items()))
+        if key not in bound:
+            bound[key] = scorer.bind(e.models)
+        scores.append(bound[key].score(e.features))
+        if progress is not None and number % 2_000 == 1_999:
+            progress(f"scored {number + 1} of {len(examples)}")
+    return scores
+
+
+def collect(examples: Sequence[LabelledExample], tiers: Sequence[str], p: Floats, novelty: Floats) -> Evaluated:
+    """Arrays for the figures. Raises `offpolicy.NoOverlap` for a partial log that cannot be evaluated."""
+    outcomes, _ = matrices(examples, tiers)
+    if any(is_partial(e) for e in examples):
+        check_overlap(examples, tiers)
+        outcomes = pseudo_outcomes(examples, tiers, p)
+    prior = HeuristicScorer()
+    tokens = np.array([[e.output_tokens.get(t, np.nan) for t in tiers] for e in examples], dtype=np.float64)
+    return Evaluated(
+        tiers=tuple(tiers),
+        p=p,
+        outcomes=outcomes,
+        novelty=novelty,
+        length=np.array([e.features.text_chars for e in examples], dtype=np.float64),
+        heuristic=np.array([prior.score(e.features).complexity_ratio for e in examples]),
+        source=np.array([e.source for e in examples]),
+        domain=np.array([e.domain for e in examples]),
+        input_tokens=np.array([e.features.input_tokens for e in examples], dtype=np.float64),
+        output_tokens=tokens,
+    )
+
+
+def two_tier(
+    data: Evaluated, rows: NDArray[np.int64], *, draws: int, rng: np.random.Generator
+) -> dict[str, Any] | None:
+    """APGR, CPT50, CPT80 of weak (first tier) against strong (last), beside free baselines; `None` where undefined."""
+    ends = data.outcomes[:, [0, -1]]
+    rows = rows[~np.isnan(ends[rows]).any(axis=1)]
+    if len(rows) < 2 or len(data.tiers) < 2:
+        return None
+    weak, strong = ends[rows, 0], ends[rows, 1]
+    if strong.mean() <= weak.mean():
+        return {"rows": len(rows), "note": "the strong tier is no better here: nothing to route"}
+    score = data.p[rows, -1] - data.p[rows, 0]
+    low, high = metrics.bootstrap(lambda i: metrics.apgr(score[i], weak[i], strong[i]), len(rows), draws=draws, rng=rng)
+    value = metrics.apgr(score, weak, strong)
+    return {
+        "rows": len(rows),
+        "weak": data.tiers[0],
+        "strong": data.tiers[-1],
+        "weak_quality": float(weak.mean()),
+        "strong_quality": float(strong.mean()),
+        "apgr": value,
+        "apgr_interval": [low, high],
+        "better_than_chance": bool(low > CHANCE),
+        "cpt50": metrics.cpt(score, weak, strong, 0.5),
+        "cpt80": metrics.cpt(score, weak, strong, 0.8),
+        "baselines": {
+            "length_only": metrics.apgr(data.length[rows], weak, strong),
+            "heuristic": metrics.apgr(data.heuristic[rows], weak, strong),
+            "complexity_only": metrics.apgr(1.0 - data.p[rows, 0], weak, strong),
+            "random": CHANCE,
+            "oracle": metrics.apgr(strong - weak, weak, strong),
+        },
+    }
+
+
+def costs(data: Evaluated, rows: NDArray[np.int64], prices: Mapping[str, TokenPrices]) -> tuple[Floats, Floats]:
+    """(expected, actual) cost per row and priced tier in USD. What is expected uses the tier's mean output."""
+    columns = [i for i, t in enumerate(data.tiers) if t in prices]
+    tokens = data.output_tokens[rows][:, columns]
+    with np.errstate(all="ignore"):
+        mean = np.array([np.nanmean(c) if not np.isnan(c).all() else 200.0 for c in tokens.T])
+    price_in = np.array([prices[data.tiers[i]].input_usd_per_mtok for i in columns])
+    price_out = np.array([prices[data.tiers[i]].output_usd_per_mtok for i in columns])
+    base = data.input_tokens[rows, None] * price_in
+    return (base + mean * price_out) / 1e6, (base + np.where(np.isnan(tokens), mean, tokens) * price_out) / 1e6
+
+
+def many_tiers(
+    data: Evaluated, rows: NDArray[np.int64], prices: Mapping[str, TokenPrices], *, draws: int, rng: np.random.Generator
+) -> dict[str, Any] | None:
+    """Cost at shares of the best tier's quality and AIQ, beside static hull and oracle; `None` below 2 priced tiers."""
+    columns = [i for i, t in enumerate(data.tiers) if t in prices]
+    if len(columns) < 2:
+        return None
+    rows = rows[~np.isnan(data.outcomes[rows][:, columns]).any(axis=1)]
+    if len(rows) < MIN_SLICE_ROWS:
+        return None
+    p, quality = data.p[rows][:, columns], data.outcomes[rows][:, columns]
+    expected, actual = costs(data, rows, prices)
+    found = _cost_figures(p, expected, actual, quality)
+    samples = [
+        _cost_figures(p[i], expected[i], actual[i], quality[i])["routed"]
+        for i in (rng.integers(0, len(rows), len(rows)) for _ in range(draws))
+    ]
+    found["routed_interval"] = {
+        key: [float(q) for q in np.nanquantile([s[key] for s in samples], [0.025, 0.975])] for key in found["routed"]
+    }
+    return {"rows": len(rows), "tiers": [data.tiers[i] for i in columns], **found}
+
+
+def _cost_figures(p: Floats, expected: Floats, actual: Floats, quality: Floats) -> dict[str, Any]:
+    top, spent = float(quality[:, -1].mean()), float(actual[:, -1].mean())
+    curves = {
+        "routed": metrics.routed_curve(p, expected, actual, quality),
+        "static": metrics.upper_hull(metrics.single_tiers(actual, quality)),
+        "oracle": metrics.routed_curve(quality, actual, actual, quality),
+    }
+    low, high = float(actual.mean(axis=0).min()), spent
+    figures: dict[str, Any] = {}
+    for name, curve in curves.items():
+        figures[name] = {
+            f"cost_at_{share:.0%}": metrics.cost_at(curve, share * top) / spent for share in QUALITY_SHARES
+        }
+        figures[name]["aiq"] = metrics.aiq(curve, low, high)
+    return figures
+
+
+def calibration(data: Evaluated, rows: NDArray[np.int64], *, rng: np.random.Generator) -> dict[str, Any]:
+    """ECE (with that of a perfectly calibrated model of the same predictions), Brier and counts per tier."""
+    found = {}
+    for t, tier in enumerate(data.tiers):
+        seen = rows[~np.isnan(data.outcomes[rows, t])]
+        if len(seen) >= 2 * metrics.ECE_BINS:
+            p, y = data.p[seen, t], data.outcomes[seen, t]
+            found[tier] = {
+                "rows": len(seen),
+                "ece": metrics.ece(p, y),
+                "ece_if_perfect": metrics.ideal_ece(p, draws=20, rng=rng),
+                "brier": metrics.brier(p, y),
+                "brier_of_mean": float(y.var()),
+            }
+    return found
+
+
+def slices(data: Evaluated) -> dict[str, dict[str, NDArray[np.int64]]]:
+    """Row numbers by source, and by domain where it is large enough."""
+    by_source = {str(s): np.flatnonzero(data.source == s) for s in np.unique(data.source)}
+    names = defaultdict(list)
+    for i, (s, d) in enumerate(zip(data.source.tolist(), data.domain.tolist(), strict=True)):
+        if d:
+            names[f"{s}/{d}"].append(i)
+    by_domain = {k: np.array(v) for k, v in sorted(names.items()) if len(v) >= MIN_SLICE_ROWS}
+    return {"sources": by_source, "domains": by_domain}
+
+
+def sample_of(data: Evaluated, rows: NDArray[np.int64]) -> CalibrationSample:
+    """Rows on which every tier was judged, as a calibration sample."""
+    rows = rows[~np.isnan(data.outcomes[rows]).any(axis=1)]
+    with np.errstate(all="ignore"):
+        mean = [float(np.nanmean(c)) if not np.isnan(c).all() else 200.0 for c in data.output_tokens.T]
+    return CalibrationSample(
+        data.tiers,
+        tuple(
+            CalibrationRow(
+                tuple(data.p[i].tolist()),
+                tuple(data.outcomes[i].tolist()),
+                int(data.input_tokens[i]),
+                tuple(m if np.isnan(x) else float(x) for x, m in zip(data.output_tokens[i], mean, strict=True)),
+            )
+            for i in rows.tolist()
+        ),
+    )
+
+
+def quality_dials(
+    data: Evaluated, prices: Mapping[str, TokenPrices], confidence_ratio: float, seed: int
+) -> list[dict[str, Any]]:
+    """Target against kept quality and cost: nu from one half of the rows, what it keeps measured on the other."""
+    order = np.random.default_rng(seed).permutation(len(data.p))
+    fit, test = sample_of(data, order[: len(order) // 2]), sample_of(data, order[len(order) // 2 :])
+    if min(len(fit.rows), len(test.rows)) < MIN_SLICE_ROWS or data.tiers[-1] not in prices:
+        return []
+    found = []
+    for target in TARGETS:
+        dial = nu_for_target(
+            fit, prices, target_ratio=target, confidence_ratio=confidence_ratio, reference=data.tiers[-1]
+        )
+        kept, cost = _at_nu(test, prices, dial.nu_usd)
+        found.append(
+            {
+                "target_ratio": target,
+                "nu_usd": dial.nu_usd,
+                "certified": dial.certified,
+                "confidence_ratio": confidence_ratio,
+                "kept_on_other_half_ratio": kept,
+                "cost_on_other_half_ratio": cost,
+                "statement": dial.statement,
+            }
+        )
+    return found
+
+
+def _at_nu(sample: CalibrationSample, prices: Mapping[str, TokenPrices], nu_usd: float) -> tuple[float, float]:
+    columns = [i for i, t in enumerate(sample.tiers) if t in prices]
+    quality = cost = best_quality = best_cost = 0.0
+    for row in sample.rows:
+        usd = {i: prices[sample.tiers[i]].usd(row.input_tokens, row.output_tokens[i]) for i in columns}
+        chosen = min(columns, key=lambda i, usd=usd, row=row: (usd[i] - nu_usd * row.p[i], usd[i]))  # type: ignore[misc]
+        quality, cost = quality + row.quality[chosen], cost + usd[chosen]
+        best_quality, best_cost = best_quality + row.quality[columns[-1]], best_cost + usd[columns[-1]]
+    return quality / best_quality, cost / best_cost
+
+
+def report(
+    data: Evaluated,
+    *,
+    prices: Mapping[str, TokenPrices] | None = None,
+    draws: int = 300,
+    seed: int = 0,
+    confidence_ratio: float = 0.9,
+) -> dict[str, Any]:
+    """The whole report as plain data. The same rows and seed give the same report."""
+    rng = np.random.default_rng(seed)
+    used = prices or DEFAULT_PRICES
+    everything = np.arange(len(data.p))
+    parts = slices(data)
+    found: dict[str, Any] = {
+        "rows": len(data.p),
+        "tiers": list(data.tiers),
+        "pooled": two_tier(data, everything, draws=draws, rng=rng),
+        "cost": many_tiers(data, everything, used, draws=min(draws, 100), rng=rng),
+        "calibration": calibration(data, everything, rng=rng),
+        "novelty_mean_ratio": float(data.novelty.mean()),
+        "quality_dials": quality_dials(data, used, confidence_ratio, seed),
+        "prices_usd_per_mtok": {t: [p.input_usd_per_mtok, p.output_usd_per_mtok] for t, p in used.items()},
+    }
+    for kind, by_name in parts.items():
+        found[kind] = {}
+        for name, rows in by_name.items():
+            found[kind][name] = {"two_tier": two_tier(data, rows, draws=draws if kind == "sources" else 100, rng=rng)}
+            if kind == "sources":
+                found[kind][name]["cost"] = many_tiers(data, rows, used, draws=min(draws, 100), rng=rng)
+                found[kind][name]["calibration"] = calibration(data, rows, rng=rng)
+                found[kind][name]["novelty_mean_ratio"] = float(data.novelty[rows].mean())
+    found["no_better_than_chance"] = sorted(
+        name
+        for kind in parts
+        for name, part in found[kind].items()
+        if part["two_tier"] is not None and not part["two_tier"].get("better_than_chance", True)
+    )
+    return found
+
+
+def write_report(found: Mapping[str, Any], folder: Path) -> None:
+    """`report.json` and `report.md`."""
+    from classifier.report import markdown
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / "report.md").write_text(markdown(found), encoding="utf-8")

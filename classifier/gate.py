@@ -1,0 +1,147 @@
+"""May a model replace the one in force? Only if it is better on labels it was not fitted on, beyond noise."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import log
+from pathlib import Path
+
+import numpy as np
+
+from classifier import registry
+from classifier.datamodels import LabelledExample, RequestFeatures, Score
+from classifier.dataset import stem_hash
+from classifier.scorer import TrainedScorer
+
+MIN_ROWS = 50
+DRAWS = 1_000
+_P_FLOOR = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutRow:
+    """A labelled request; `p` is the candidate's prediction made out of fold, or `None` for rows it has never seen."""
+
+    features: RequestFeatures
+    models: Mapping[str, str]
+    outcomes: Mapping[str, float]
+    weights: Mapping[str, float]
+    stem: bytes
+    p: Mapping[str, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the gate says. `gain` is the fall in log loss per judged answer, with its 95 % interval."""
+
+    passed: bool
+    reason: str
+    rows: int
+    gain: float = 0.0
+    gain_low: float = 0.0
+    gain_high: float = 0.0
+
+
+class Scores:
+    """Anything that scores features: a trained scorer or the heuristic."""
+
+    version: str
+
+    def score(self, features: RequestFeatures) -> Score:
+        """P(adequate) per tier."""
+        raise NotImplementedError
+
+
+def held_out_rows(folder: Path) -> list[HeldOutRow]:
+    """What `train` kept for the gate; empty where it kept nothing. Raises `registry.ModelRefused` on tampering."""
+    manifest = registry.read_manifest(folder)
+    if registry.HELD_OUT not in manifest.files:
+        return []
+    if registry.sha256_of(folder / registry.HELD_OUT) != manifest.files[registry.HELD_OUT]:
+        raise registry.ModelRefused(f"{folder.name}: {registry.HELD_OUT} was changed after training")
+    rows = []
+    with gzip.open(folder / registry.HELD_OUT, "rt", encoding="utf-8") as file:
+        for line in file:
+            raw = json.loads(line)
+            rows.append(
+                HeldOutRow(
+                    RequestFeatures(**raw["features"]),
+                    raw["models"],
+                    raw["outcomes"],
+                    raw["weights"],
+                    bytes.fromhex(raw["stem"]),
+                    raw["p"],
+                )
+            )
+    return rows
+
+
+def fresh_rows(examples: Sequence[LabelledExample], seen: frozenset[bytes]) -> list[HeldOutRow]:
+    """Rows of a labels file that a model with these stems was not fitted on."""
+    pairs = [(e, stem_hash(e)) for e in examples]
+    return [
+        HeldOutRow(e.features, e.models, e.outcomes, dict.fromkeys(e.outcomes, e.weight), stem, None)
+        for e, stem in pairs
+        if stem not in seen
+    ]
+
+
+def log_loss(p: float, quality: float) -> float:
+    """Loss of saying p where the quality was 0..1."""
+    p = min(max(p, _P_FLOOR), 1.0 - _P_FLOOR)
+    return -(quality * log(p) + (1.0 - quality) * log(1.0 - p))
+
+
+def judge(
+    candidate: TrainedScorer,
+    current: TrainedScorer | Scores,
+    rows: Sequence[HeldOutRow],
+    *,
+    seen_by_current: frozenset[bytes],
+    current_p: Mapping[bytes, Mapping[str, float]],
+    seed: int = 0,
+) -> Verdict:
+    """Compare by log loss on the same judged answers, with a paired bootstrap over requests.
+
+    Rows the current model was fitted on count only with its own out-of-fold prediction (`current_p`, by stem).
+    """
+    gains, masses = [], []
+    for row in rows:
+        theirs: Mapping[str, float] | None = current_p.get(row.stem)
+        if theirs is None and row.stem not in seen_by_current:
+            theirs = _score(current, row)
+        if theirs is None:
+            continue
+        ours = row.p if row.p is not None else _score(candidate, row)
+        judged = [t for t in row.outcomes if t in ours and t in theirs]
+        if judged:
+            gains.append(
+                sum(
+                    row.weights[t] * (log_loss(theirs[t], row.outcomes[t]) - log_loss(ours[t], row.outcomes[t]))
+                    for t in judged
+                )
+            )
+            masses.append(sum(row.weights[t] for t in judged))
+    if len(gains) < MIN_ROWS:
+        return Verdict(
+            False,
+            f"{len(gains)} held-out rows that neither model was fitted on; at least {MIN_ROWS} are needed",
+            len(gains),
+        )
+    gain, mass = np.array(gains), np.array(masses)
+    rng = np.random.default_rng(seed)
+    draws = [gain[i].sum() / mass[i].sum() for i in (rng.integers(0, len(gain), len(gain)) for _ in range(DRAWS))]
+    low, high = (float(q) for q in np.quantile(draws, [0.025, 0.975]))
+    mean = float(gain.sum() / mass.sum())
+    passed = low > 0.0
+    shown = f"log loss falls by {mean:+.4f} [{low:+.4f}, {high:+.4f}] per judged answer on {len(gain)} held-out rows"
+    reason = f"better: {shown}" if passed else f"not better beyond noise: {shown}"
+    return Verdict(passed, reason, len(gain), mean, low, high)
+
+
+def _score(scorer: TrainedScorer | Scores, row: HeldOutRow) -> Mapping[str, float]:
+    bound = scorer.bind(row.models) if isinstance(scorer, TrainedScorer) else scorer
+    return bound.score(row.features).p_adequate

@@ -1,0 +1,86 @@
+"""How unlike the training data is a request? Four distances from the source it most resembles.
+
+Words: the share that is unknown, how rare they are, and how much likelier they are elsewhere than in that source.
+Numbers: standard deviations from the source's mean. Each is held against what held-out training rows of the same source
+show; the largest excess is the novelty, 0..1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+DISTANCES = 4
+QUANTILE = 0.99  # nearer than this share of held-out training rows is not novel at all
+SPAN = 0.5  # and wholly novel so much further on, in distances from the median to that quantile
+SPAN_FLOOR = 0.02
+SPREAD_FLOOR = 0.25
+SMOOTHING_WORDS = 500.0  # a source is believed to use words as all do until it has shown so many
+MIN_ROWS_PER_SOURCE = 50
+
+
+class Neighbourhood(BaseEstimator):  # type: ignore[misc]
+    """What each source looks like. Fitted beside the views, whose vocabulary and scaling it uses."""
+
+    def __init__(self, *, source_count: int = 1) -> None:
+        self.source_count = source_count
+
+    def fit(self, bag: Any, scaled: Floats, sources: Ints) -> Neighbourhood:
+        """Fit on TF-IDF rows (only presence is used) and scaled numbers."""
+        self.centre_ = np.zeros((self.source_count, scaled.shape[1]))
+        self.inverse_spread_ = np.ones_like(self.centre_)
+        present = (bag > 0).astype(np.float64)
+        everywhere = np.asarray(present.sum(axis=0)).ravel()
+        share = (everywhere + 0.5) / (everywhere.sum() + 0.5 * len(everywhere))
+        self.word_excess_ = np.zeros((self.source_count, present.shape[1]))
+        self.unknown_excess_ = np.zeros(self.source_count)
+        for s in np.unique(sources):
+            own = scaled[sources == s]
+            self.centre_[s] = own.mean(axis=0)
+            self.inverse_spread_[s] = 1.0 / np.maximum(own.std(axis=0), SPREAD_FLOOR)
+            count = np.asarray(present[np.flatnonzero(sources == s)].sum(axis=0)).ravel()
+            total = count.sum() + SMOOTHING_WORDS
+            self.word_excess_[s] = np.log((count + SMOOTHING_WORDS * share) / total) - np.log(share)
+            self.unknown_excess_[s] = np.log(SMOOTHING_WORDS / total)
+        return self
+
+    def measure(self, bag: Any, idf: Floats, distinct: Floats, scaled: Floats, gate: Floats) -> tuple[Floats, Ints]:
+        """Distances (rows x 4) from the likeliest source, and which that is; `distinct` counts distinct words."""
+        nearest = np.argmax(gate, axis=1)
+        present = (bag > 0).astype(np.float64)
+        known = np.asarray(present.sum(axis=1)).ravel()
+        count = np.maximum(distinct, 1.0)
+        unknown = np.where(distinct > 0, distinct - known, 1.0)
+        excess = np.asarray(present @ self.word_excess_.T)[np.arange(len(nearest)), nearest]
+        z = (scaled - self.centre_[nearest]) * self.inverse_spread_[nearest]
+        measured = np.stack(
+            [
+                unknown / count,
+                (np.asarray(present @ idf).ravel() + (idf.max() + 1.0) * (distinct - known)) / count,
+                np.sqrt((z**2).mean(axis=1)),
+                -(excess + self.unknown_excess_[nearest] * unknown) / count,
+            ],
+            axis=1,
+        )
+        return measured, nearest
+
+    def set_limits(self, measured: Floats, nearest: Ints) -> Neighbourhood:
+        """Learn per source what is usual, from distances of held-out rows."""
+        self.from_ = np.zeros((self.source_count, DISTANCES))
+        self.span_ = np.ones((self.source_count, DISTANCES))
+        for s in range(self.source_count):
+            own = measured[nearest == s] if (nearest == s).sum() >= MIN_ROWS_PER_SOURCE else measured
+            middle, edge = np.quantile(own, 0.5, axis=0), np.quantile(own, QUANTILE, axis=0)
+            self.from_[s], self.span_[s] = edge, np.maximum(SPAN * (edge - middle), SPAN_FLOOR)
+        return self
+
+    def novelty(self, measured: Floats, nearest: Ints) -> Floats:
+        """0 where all is usual, 1 where something is far beyond it."""
+        far: Floats = np.clip((measured - self.from_[nearest]) / self.span_[nearest], 0.0, 1.0).max(axis=1)
+        return far

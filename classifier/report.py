@@ -1,0 +1,172 @@
+"""The evaluation report for people: markdown and plots. Knows the report's keys and nothing of how they came to be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from classifier import metrics
+
+if TYPE_CHECKING:
+    from classifier.calibrate import TokenPrices
+    from classifier.evaluate import Evaluated
+
+
+def _number(value: Any, digits: int = 3) -> str:
+    return "-" if value is None or value != value else f"{value:.{digits}f}"
+
+
+def _two_tier_row(name: str, part: Mapping[str, Any] | None) -> str | None:
+    if part is None:
+        return None
+    if "apgr" not in part:
+        return f"| {name} | {part['rows']} | {part['note']} | | | | | | |"
+    low, high = part["apgr_interval"]
+    base = part["baselines"]
+    figures = (part["cpt50"], part["cpt80"], base["length_only"], base["heuristic"], base["random"], base["oracle"])
+    interval = f"{_number(part['apgr'])} [{_number(low)}, {_number(high)}]"
+    return f"| {name} | {part['rows']} | {interval} | " + " | ".join(map(_number, figures)) + " |"
+
+
+def _two_tier_table(found: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "| | rows | APGR [95 %] | CPT50 | CPT80 | length only | heuristic | random | oracle |",
+        "|---|--:|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    named = {"all": found["pooled"], **{n: s["two_tier"] for n, s in found["sources"].items()}}
+    named |= {n: s["two_tier"] for n, s in found["domains"].items()}
+    return lines + [row for row in (_two_tier_row(n, p) for n, p in named.items()) if row is not None]
+
+
+def _cost_table(found: Mapping[str, Any]) -> list[str]:
+    lines = ["| | router | cost at 95 % | at 98 % | at 100 % | AIQ |", "|---|---|---|---|---|--:|"]
+    named = {"all": found["cost"], **{n: s["cost"] for n, s in found["sources"].items()}}
+    for name, part in named.items():
+        for router in ("routed", "static", "oracle") if part is not None else ():
+            figures = part[router]
+            cells = []
+            for key in ("cost_at_95%", "cost_at_98%", "cost_at_100%"):
+                interval = part["routed_interval"][key] if router == "routed" else None
+                shown = f" [{_number(interval[0])}, {_number(interval[1])}]" if interval else ""
+                cells.append(_number(figures[key]) + shown)
+            lines.append(f"| {name} | {router} | {' | '.join(cells)} | {_number(figures['aiq'])} |")
+    return lines
+
+
+def _calibration_table(found: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "| | tier | rows | ECE | if perfectly calibrated | Brier | Brier of the mean |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    named = {"all": found["calibration"], **{n: s["calibration"] for n, s in found["sources"].items()}}
+    for name, tiers in named.items():
+        for tier, c in tiers.items():
+            figures = (c["ece"], c["ece_if_perfect"], c["brier"], c["brier_of_mean"])
+            lines.append(f"| {name} | {tier} | {c['rows']} | " + " | ".join(map(_number, figures)) + " |")
+    return lines
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The report as a page."""
+    dials = []
+    for d in found["quality_dials"]:
+        kept, cost = _number(d["kept_on_other_half_ratio"]), _number(d["cost_on_other_half_ratio"])
+        certified = "yes" if d["certified"] else "no"
+        dials.append(
+            f"| {d['target_ratio']:.0%} | {d['nu_usd']:.3g} | {certified} | {kept} | {cost} | {d['statement']} |"
+        )
+    chance = found["no_better_than_chance"]
+    parts = [
+        "# Evaluation",
+        *(f"- {line}" for line in found.get("notes", [])),
+        f"\n{found['rows']} rows; tiers {', '.join(found['tiers'])}.",
+        f"Mean novelty {_number(found['novelty_mean_ratio'])}.",
+        "\n## Two tiers\n",
+        *_two_tier_table(found),
+        "\nNo better than chance (interval reaches .5): " + (", ".join(chance) if chance else "nowhere") + ".",
+        "\n## Cost as a share of always the best tier\n",
+        *_cost_table(found),
+        "\n## Calibration\n",
+        *_calibration_table(found),
+    ]
+    if dials:
+        parts += [
+            "\n## Quality targets\n",
+            "| target | nu ($) | certified | kept (other half) | cost | |",
+            "|--:|--:|---|--:|--:|---|",
+            *dials,
+        ]
+    return "\n".join(parts) + "\n"
+
+
+def plots(data: Evaluated, prices: Mapping[str, TokenPrices], folder: Path) -> list[Path]:
+    """`cost_quality.png` and `reliability.png`; what cannot be drawn for lack of rows is left out."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib.figure import Figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    if (figure := _cost_figure(Figure, data, prices)) is not None:
+        figure.savefig(folder / "cost_quality.png", dpi=110, metadata={"Software": None})
+        written.append(folder / "cost_quality.png")
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, label="perfect")
+    for t, tier in enumerate(data.tiers):
+        seen = ~np.isnan(data.outcomes[:, t])
+        if seen.sum() >= 2 * metrics.ECE_BINS:
+            predicted, observed = metrics.reliability(data.p[seen, t], data.outcomes[seen, t])
+            axes.plot(predicted, observed, marker="o", label=tier)
+    axes.set(xlabel="P(adequate), predicted", ylabel="share adequate", title="Reliability, 15 bins of equal mass")
+    axes.legend()
+    figure.savefig(folder / "reliability.png", dpi=110, metadata={"Software": None})
+    return [*written, folder / "reliability.png"]
+
+
+def _cost_figure(figure_type: Any, data: Evaluated, prices: Mapping[str, TokenPrices]) -> Any:
+    from classifier.evaluate import costs
+
+    columns = [i for i, t in enumerate(data.tiers) if t in prices]
+    rows = np.flatnonzero(~np.isnan(data.outcomes[:, columns]).any(axis=1))
+    if len(rows) < metrics.ECE_BINS or len(columns) < 2:
+        return None
+    p, quality = data.p[rows][:, columns], data.outcomes[rows][:, columns]
+    expected, actual = costs(data, rows, prices)
+    per_k = 1_000.0
+    figure = figure_type(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+
+    def line(name: str, curve: metrics.Curve, style: str) -> None:
+        axes.plot(curve.cost * per_k, curve.quality, style, label=name)
+
+    line("this model", metrics.routed_curve(p, expected, actual, quality), "-")
+    line("oracle", metrics.routed_curve(quality, actual, actual, quality), ":")
+    line("static hull (random mix)", metrics.upper_hull(metrics.single_tiers(actual, quality)), "--")
+    for name, score in (("heuristic", data.heuristic[rows]), ("length only", data.length[rows])):
+        line(name, _by_score(score, actual, quality), "-.")
+    for tier, (cost, q) in zip((data.tiers[i] for i in columns), metrics.single_tiers(actual, quality), strict=True):
+        axes.plot([cost * per_k], [q], "k^")
+        axes.annotate(f"always {tier}", (cost * per_k, q), textcoords="offset points", xytext=(4, -12))
+    axes.set(xlabel="USD per 1,000 requests", ylabel="mean quality", title="Quality against cost")
+    axes.legend()
+    return figure
+
+
+def _by_score(score: Any, cost: Any, quality: Any) -> metrics.Curve:
+    """First tier below a threshold of the score, last tier above it, for all thresholds."""
+    order = np.argsort(score, kind="stable")
+    share = np.linspace(0, len(order), 101).astype(int)
+    sent = [(order[:n], order[n:]) for n in share]
+    points = [
+        (
+            float((cost[a, 0].sum() + cost[b, -1].sum()) / len(order)),
+            float((quality[a, 0].sum() + quality[b, -1].sum()) / len(order)),
+        )
+        for a, b in sent
+    ]
+    return metrics.upper_hull(points)

@@ -1,0 +1,135 @@
+"""One row of a labels file, and of what `classify` reads: checked, and turned into features. No numpy.
+
+A row is one line of JSON: `request_id`, `source`, `messages`, `outcomes` (tier -> quality 0..1 of the tiers that were
+judged); optional `domain`, `models`, `output_tokens`, `weight`, `received_at`, `label_source`, `conversation`, and for
+logs of a running gateway `taken_tier`, `exploration_probability` (of the tier that was taken), `label_probability`,
+`observation_probability` (tier -> probability).
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from classifier.datamodels import LabelledExample, RequestFeatures
+from classifier.features import features
+
+_OPTIONS = re.compile(r"\n[A-P][.)] .*", re.DOTALL)
+_NOT_WORD = re.compile(r"[\W_]+")
+_CHARS_PER_TOKEN = 4
+
+
+def open_text(path: Path) -> Iterator[str]:
+    """Lines of a file, unpacked if its name ends in .gz."""
+    if path.suffix == ".gz":
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            yield from file
+    else:
+        with path.open(encoding="utf-8") as file:
+            yield from file
+
+
+def request_features(row: Mapping[str, Any]) -> RequestFeatures:
+    """Features of a row, counted as the gateway counts them. Raises ValueError without a list of messages."""
+    messages = row.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        raise ValueError("`messages` is not a list of messages")
+    texts = [_content(m.get("content")) for m in messages]
+    roles = [m.get("role") for m in messages]
+    users = [t for t, role in zip(texts, roles, strict=True) if role == "user"]
+    known_tokens = row.get("input_tokens")
+    response_format = row.get("response_format")
+    return features(
+        texts=texts,
+        system_text="\n".join(t for t, role in zip(texts, roles, strict=True) if role in ("system", "developer")),
+        last_user_text=users[-1] if users else "",
+        turns=len(users),
+        input_tokens=known_tokens if isinstance(known_tokens, int) else sum(map(len, texts)) // _CHARS_PER_TOKEN,
+        input_tokens_estimated=not isinstance(known_tokens, int),
+        has_tools=bool(row.get("tools")),
+        has_images=any(_has_image(m.get("content")) for m in messages),
+        wants_json=isinstance(response_format, dict) and response_format.get("type") in ("json_object", "json_schema"),
+        max_output_tokens=row["max_tokens"] if isinstance(row.get("max_tokens"), int) else None,
+    )
+
+
+def _content(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "\n".join(str(p["text"]) for p in content if isinstance(p, dict) and isinstance(p.get("text"), str))
+    return ""
+
+
+def _has_image(content: Any) -> bool:
+    return isinstance(content, list) and any(isinstance(p, dict) and p.get("type") == "image_url" for p in content)
+
+
+def stem(text: str) -> str:
+    """What a question asks, whatever its answer options, case and punctuation."""
+    asked = _NOT_WORD.sub(" ", _OPTIONS.sub("", text).lower()).strip()
+    return asked or text.strip()
+
+
+def parse_row(row: Any) -> LabelledExample:
+    """A checked row; raises ValueError with what is wrong."""
+    if not isinstance(row, dict):
+        raise ValueError("not a JSON object")
+    outcomes = row.get("outcomes")
+    if not isinstance(outcomes, dict) or not outcomes:
+        raise ValueError("`outcomes` names no tier")
+    for tier, quality in outcomes.items():
+        if isinstance(quality, bool) or not isinstance(quality, int | float) or not 0.0 <= quality <= 1.0:
+            raise ValueError(f"`outcomes.{tier}` is not a number from 0 to 1")
+    weight = row.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0.0 < weight <= 1e6:
+        raise ValueError("`weight` is not a positive number")
+    scored = request_features(row)
+    received = row.get("received_at")
+    return LabelledExample(
+        request_id=str(row.get("request_id", "")),
+        source=str(row.get("source") or "log"),
+        features=scored,
+        outcomes={str(t): float(q) for t, q in outcomes.items()},
+        domain=str(row.get("domain") or ""),
+        models={str(t): str(m) for t, m in (row.get("models") or {}).items()},
+        output_tokens={str(t): float(n) for t, n in (row.get("output_tokens") or {}).items() if n is not None},
+        weight=float(weight),
+        received_at_utc=_instant(received) if received else None,
+        label_source=str(row.get("label_source") or ""),
+        taken_tier=row.get("taken_tier"),
+        observation_probability=_observation(row, outcomes),
+        conversation=str(row.get("conversation") or ""),
+        stem=stem(scored.text),
+    )
+
+
+def _instant(text: Any) -> datetime:
+    at = datetime.fromisoformat(str(text))
+    return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _observation(row: Mapping[str, Any], outcomes: Mapping[str, Any]) -> Mapping[str, float] | None:
+    """P(outcome observed) per tier, from what the log says; `None` where it says nothing."""
+    given = row.get("observation_probability")
+    if isinstance(given, dict):
+        return {str(t): _probability(p, "observation_probability") for t, p in given.items()}
+    action = row.get("exploration_probability")
+    if action is None:
+        return None
+    label = _probability(row.get("label_probability", 1.0), "label_probability")
+    taken = row.get("taken_tier") or (next(iter(outcomes)) if len(outcomes) == 1 else None)
+    if taken is None:
+        raise ValueError("`exploration_probability` without `taken_tier` in a row with several outcomes")
+    return {str(taken): _probability(action, "exploration_probability") * label}
+
+
+def _probability(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value <= 1.0 or math.isnan(value):
+        raise ValueError(f"`{name}` is not in (0, 1]")
+    return float(value)

@@ -1,0 +1,117 @@
+"""The serving form of a trained model: plain numbers, and the bytes they travel in. Pure; no numpy, no sklearn.
+
+The bytes are one line of JSON (everything small), then the vocabulary, then one row of 64-bit lanes per word. A row is
+read as one big integer, so that the weights of all tiers are added by a single integer addition per word: exact, and
+the same whatever the order of the words.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+SERVING_FORMAT = 1
+LANE_BITS = 64
+LANE_ONE = 1 << 40  # fixed point: weights are kept to 1e-12
+LANE_BIAS = 1 << 62
+FIXED_LANES = 2  # idf squared, idf; then one lane per tier (weight) and one per source (excess)
+LEAVES_PER_TREE = 8  # one byte of the bit vector per tree
+
+
+class ServingFormatError(ValueError):
+    """The bytes are not a serving form this code can read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A node: rows with `number > threshold` go right and lose the leaves of `left_leaves` (a bit each)."""
+
+    number: int
+    threshold: float
+    tree: int
+    left_leaves: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServingModel:
+    """All learned numbers. `D` numbers (`DENSE_NAMES`), `S` sources, `T` tiers, 3 views (linear, trees, experts)."""
+
+    version: str
+    feature_version: int
+    tiers: tuple[str, ...]
+    sources: tuple[str, ...]
+    source_models: tuple[Mapping[str, str], ...]
+    mean: tuple[float, ...]  # D
+    scale: tuple[float, ...]  # D
+    gate: tuple[tuple[float, ...], ...]  # S x D; empty with one source
+    gate_intercept: tuple[float, ...]  # S
+    linear_shared: tuple[tuple[float, ...], ...]  # T x D
+    linear_by_source: tuple[tuple[tuple[float, ...], ...], ...]  # S x T x D
+    linear_source_offset: tuple[tuple[float, ...], ...]  # S x T
+    linear_intercept: tuple[float, ...]  # T
+    experts: tuple[tuple[tuple[float, ...], ...], ...]  # S x T x D
+    expert_intercept: tuple[tuple[float, ...], ...]  # S x T
+    tree_baseline: tuple[float, ...]  # T
+    tree_leaves: tuple[tuple[tuple[float, ...], ...], ...]  # T x trees x leaves
+    tree_splits: tuple[tuple[float, ...], ...]  # (number, threshold, tree over all tiers, left leaves)
+    low: tuple[tuple[float, ...], ...]  # T x 3
+    high: tuple[tuple[float, ...], ...]  # T x 3
+    slopes: tuple[tuple[float, ...], ...]  # T x 3
+    offsets: tuple[tuple[float, ...], ...]  # S x T
+    centre: tuple[tuple[float, ...], ...]  # S x D
+    inverse_spread: tuple[tuple[float, ...], ...]  # S x D
+    rare_idf: float
+    unknown_excess: tuple[float, ...]  # S
+    novelty_from: tuple[tuple[float, ...], ...]  # S x 4
+    novelty_span: tuple[tuple[float, ...], ...]  # S x 4
+    base_rate: tuple[float, ...]  # T
+    gate_floor: float
+    clip: float
+
+    @property
+    def lane_count(self) -> int:
+        """Lanes of a word's row."""
+        return FIXED_LANES + len(self.tiers) + len(self.sources)
+
+
+def pack(lanes: Sequence[float]) -> int:
+    """Numbers as one signed big integer of fixed-point lanes."""
+    return sum(round(value * LANE_ONE) << (LANE_BITS * i) for i, value in enumerate(lanes))
+
+
+def to_bytes(model: ServingModel, rows: Mapping[str, Sequence[float]]) -> bytes:
+    """Serialise; `rows` gives each word's lanes. The same model gives the same bytes."""
+    vocabulary = sorted(rows)
+    width = LANE_BITS // 8 * (model.lane_count + 1)
+    table = b"".join(pack(rows[word]).to_bytes(width, "little", signed=True) for word in vocabulary)
+    names = "\n".join(vocabulary).encode("utf-8")
+    head = {"format": SERVING_FORMAT, "words": len(vocabulary), "name_bytes": len(names), "model": asdict(model)}
+    return json.dumps(head, separators=(",", ":"), sort_keys=True).encode() + b"\n" + names + table
+
+
+def from_bytes(data: bytes) -> tuple[ServingModel, dict[str, int]]:
+    """The model and its words' packed rows. Raises `ServingFormatError` on anything else than what `to_bytes` wrote."""
+    try:
+        end = data.index(b"\n")
+        head = json.loads(data[:end])
+        if head["format"] != SERVING_FORMAT:
+            raise ServingFormatError(f"serving form {head['format']} is not {SERVING_FORMAT}; train again")
+        model = ServingModel(**{name: _frozen(value) for name, value in head["model"].items()})
+        names_end = end + 1 + head["name_bytes"]
+        vocabulary = data[end + 1 : names_end].decode("utf-8").split("\n") if head["words"] else []
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, ServingFormatError):
+            raise
+        raise ServingFormatError(f"not a serving form: {error}") from error
+    width = LANE_BITS // 8 * (model.lane_count + 1)
+    if len(vocabulary) != head["words"] or len(data) - names_end != width * len(vocabulary):
+        raise ServingFormatError("the table of words is cut or has rows of another width")
+    rows = range(names_end, len(data), width)
+    packed = [int.from_bytes(data[at : at + width], "little", signed=True) for at in rows]
+    return model, dict(zip(vocabulary, packed, strict=True))
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

@@ -1,0 +1,374 @@
+"""From labelled examples to a model folder: fit, compile, check that both forms agree, write with a passport."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import shutil
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from zipfile import ZIP_DEFLATED
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classifier import registry
+from classifier.calibrate import CalibrationRow, CalibrationSample
+from classifier.compiler import compile_model
+from classifier.datamodels import DatasetSummary, LabelledExample, ModelManifest
+from classifier.dataset import groups_of, stem_hash
+from classifier.features import FEATURE_VERSION
+from classifier.offpolicy import NoOverlap, check_overlap, inverse_weights, is_partial, pseudo_outcomes
+from classifier.pipeline import TierModel
+from classifier.scorer import TrainedScorer, normal_model_name
+
+Floats = NDArray[np.float64]
+Progress = Callable[[str], None]
+
+TIER_ORDER = ("local", "cheap", "premium")
+MIN_ROWS = 40
+MIN_PER_CLASS = 5
+MAX_SOURCES = 8
+MIN_SOURCE_ROWS = 100
+MAX_CALIBRATION_ROWS = 2_500
+MAX_HELD_OUT_ROWS = 3_000
+AGREEMENT = 1e-9
+LEAK_BRIER_SHARE = 0.25  # of the variance of labels; real prompts leave far more unexplained
+
+
+class TrainingError(ValueError):
+    """No model can be made of these labels; the message says why. Whatever was in force stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What training gives back: the manifest, and predictions and novelty of every row made out of fold."""
+
+    manifest: ModelManifest
+    p: Floats
+    novelty: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """Examples as arrays.
+
+    `sources` indexes `source_names`; `source_models` are the models behind each source's labels.
+    """
+
+    tiers: tuple[str, ...]
+    source_names: tuple[str, ...]
+    source_models: tuple[Mapping[str, str], ...]
+    outcomes: Floats
+    weights: Floats
+    sources: NDArray[np.int64]
+    groups: NDArray[np.int64]
+
+
+def tiers_of(examples: Sequence[LabelledExample]) -> tuple[str, ...]:
+    """Tiers with an outcome, cheapest known first, then others by name."""
+    named = {t for e in examples for t in e.outcomes}
+    return tuple(t for t in TIER_ORDER if t in named) + tuple(sorted(named - set(TIER_ORDER)))
+
+
+def as_matrix(examples: Sequence[LabelledExample]) -> Matrix:
+    """Arrays for the estimator. Small sources, and those beyond `MAX_SOURCES`, are taken together as `other`.
+
+    A source is a name, and the models behind its tiers where labels under that name came from several: labels of one
+    data set for two local models are two sources.
+    """
+    tiers = tiers_of(examples)
+    keys = source_keys(examples)
+    counts = Counter(keys)
+    names = sorted(
+        sorted((k for k, n in counts.items() if n >= MIN_SOURCE_ROWS), key=lambda k: (-counts[k], k))[:MAX_SOURCES]
+    )
+    if len(names) < len(counts):
+        names.append("other")
+    index = {key: i for i, key in enumerate(names)}
+    sources = np.array([index.get(k, len(names) - 1) for k in keys], dtype=np.int64)
+    outcomes = np.full((len(examples), len(tiers)), np.nan)
+    for i, e in enumerate(examples):
+        for tier, quality in e.outcomes.items():
+            outcomes[i, tiers.index(tier)] = quality
+    return Matrix(
+        tiers=tiers,
+        source_names=tuple(names),
+        source_models=tuple(
+            _models_of([e for e, s in zip(examples, sources, strict=True) if s == i]) for i in range(len(names))
+        ),
+        outcomes=outcomes,
+        weights=inverse_weights(examples, tiers),
+        sources=sources,
+        groups=groups_of(examples),
+    )
+
+
+def source_keys(examples: Sequence[LabelledExample]) -> list[str]:
+    """Name of each row's source, with the model of a tier added where several models share name and tier."""
+    count: Counter[tuple[str, str, str]] = Counter()
+    for e in examples:
+        count.update((e.source, tier, normal_model_name(model)) for tier, model in e.models.items())
+    several: dict[str, set[str]] = defaultdict(set)
+    for (source, tier, model), rows in count.items():
+        others = any(
+            s == source and t == tier and m != model and n >= MIN_SOURCE_ROWS for (s, t, m), n in count.items()
+        )
+        if rows >= MIN_SOURCE_ROWS and others:
+            several[source].add(tier)
+    keys = []
+    for e in examples:
+        split = sorted(several[e.source] & set(e.models)) if e.source in several else []
+        keys.append(" ".join([e.source, *(normal_model_name(e.models[t]) for t in split)]))
+    return keys
+
+
+def _models_of(examples: Sequence[LabelledExample]) -> dict[str, str]:
+    """The model of each tier, where all rows that name one agree."""
+    named: dict[str, set[str]] = defaultdict(set)
+    for e in examples:
+        for tier, model in e.models.items():
+            named[tier].add(normal_model_name(model))
+    return {tier: min(models) for tier, models in sorted(named.items()) if len(models) == 1}
+
+
+def check_trainable(matrix: Matrix) -> list[str]:
+    """Warnings; raises `TrainingError` where no honest model can come of it."""
+    rows = len(matrix.outcomes)
+    if rows < MIN_ROWS:
+        raise TrainingError(f"{rows} labelled rows; at least {MIN_ROWS} are needed")
+    if len(np.unique(matrix.groups)) < 10:
+        raise TrainingError("nearly all rows share one stem or conversation: nothing can be held out")
+    warnings = []
+    for t, tier in enumerate(matrix.tiers):
+        seen = matrix.outcomes[~np.isnan(matrix.outcomes[:, t]), t]
+        good = int((seen > 0.5).sum())
+        few = min(good, len(seen) - good)
+        if few == 0 and len(seen) >= MIN_ROWS:
+            which = "adequate" if good else "inadequate"
+            raise TrainingError(f"tier {tier!r}: all {len(seen)} labels say {which}; both kinds are needed to learn")
+        if few < MIN_PER_CLASS:
+            warnings.append(
+                f"tier {tier!r}: {len(seen)} labels, {few} of the rarer kind: its mean is used, not a model"
+            )
+    return warnings
+
+
+def fit(
+    examples: Sequence[LabelledExample], *, seed: int = 0, progress: Progress | None = None
+) -> tuple[TierModel, Matrix, list[str]]:
+    """Fit the estimator; raises `TrainingError`."""
+    matrix = as_matrix(examples)
+    warnings = check_trainable(matrix)
+    try:
+        check_overlap(examples, matrix.tiers)
+    except NoOverlap as error:
+        warnings.append(f"the labels are those of past choices only: {error}")
+    if progress is not None:
+        progress(f"fitting {len(examples)} rows, {len(matrix.tiers)} tiers, {len(matrix.source_names)} sources")
+    model = TierModel(tiers=list(matrix.tiers), sources=list(matrix.source_names), seed=seed)
+    model.fit(
+        [e.features for e in examples],
+        matrix.outcomes,
+        sources=matrix.sources,
+        groups=matrix.groups,
+        weights=matrix.weights,
+    )
+    return model, matrix, warnings
+
+
+def calibration_sample(
+    examples: Sequence[LabelledExample], matrix: Matrix, p: Floats, *, seed: int
+) -> CalibrationSample:
+    """Held-out predictions of rows on which most tiers were judged, in random order.
+
+    Tokens that the log lacks are the mean of their tier. Rows of partial logs carry doubly robust outcomes where the
+    log allows it, else they are left out.
+    """
+    outcomes = matrix.outcomes
+    partial = [i for i, e in enumerate(examples) if is_partial(e)]
+    if partial:
+        rows = [examples[i] for i in partial]
+        try:
+            check_overlap(rows, matrix.tiers)
+            outcomes = outcomes.copy()
+            outcomes[partial] = np.clip(pseudo_outcomes(rows, matrix.tiers, p[partial]), -5.0, 5.0)
+        except NoOverlap:
+            pass
+    complete = np.flatnonzero(~np.isnan(outcomes).any(axis=1))
+    chosen = np.random.default_rng(seed).permutation(complete)[:MAX_CALIBRATION_ROWS]
+    known: dict[str, list[float]] = defaultdict(list)
+    for e in examples:
+        for tier, tokens in e.output_tokens.items():
+            known[tier].append(tokens)
+    mean = {t: float(np.mean(known[t])) if known[t] else 200.0 for t in matrix.tiers}
+    return CalibrationSample(
+        tiers=matrix.tiers,
+        rows=tuple(
+            CalibrationRow(
+                p=tuple(round(float(x), 6) for x in p[i]),
+                quality=tuple(round(float(x), 4) for x in outcomes[i]),
+                input_tokens=examples[i].features.input_tokens,
+                output_tokens=tuple(round(examples[i].output_tokens.get(t, mean[t]), 1) for t in matrix.tiers),
+            )
+            for i in chosen.tolist()
+        ),
+    )
+
+
+def train(
+    examples: Sequence[LabelledExample],
+    summary: DatasetSummary,
+    out: Path,
+    *,
+    now_utc: datetime,
+    seed: int = 0,
+    keep_held_out: bool = True,
+    progress: Progress | None = None,
+) -> Trained:
+    """Write a model folder at `out`, complete or not at all. Raises `TrainingError`.
+
+    The same labels give the same scores. `keep_held_out` stores bounded texts with held-out predictions, which the gate
+    compares models on; without it `promote` needs a labels file.
+    """
+    model, matrix, warnings = fit(examples, seed=seed, progress=progress)
+    version = _version(summary, now_utc, seed)
+    serving = compile_model(model, version=version, source_models=matrix.source_models)
+    scorer = TrainedScorer.from_bytes(serving)
+    _check_agreement(model, scorer, examples)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=out.parent))
+    try:
+        manifest = _write(
+            draft, model, matrix, serving, scorer, examples, summary, version, now_utc, seed, keep_held_out, warnings
+        )
+        if out.exists():
+            shutil.rmtree(out)
+        draft.chmod(0o755)
+        draft.rename(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return Trained(manifest, model.out_of_fold_p_, model.out_of_fold_novelty_)
+
+
+def _write(
+    draft: Path,
+    model: TierModel,
+    matrix: Matrix,
+    serving: bytes,
+    scorer: TrainedScorer,
+    examples: Sequence[LabelledExample],
+    summary: DatasetSummary,
+    version: str,
+    now_utc: datetime,
+    seed: int,
+    keep_held_out: bool,
+    warnings: Sequence[str],
+) -> ModelManifest:
+    import sklearn
+    from skops.io import dump
+
+    (draft / registry.SERVING).write_bytes(serving)
+    dump(slim(model), draft / registry.ESTIMATOR, compression=ZIP_DEFLATED, compresslevel=9)
+    p = model.out_of_fold_p_
+    warnings = [*warnings, *leak_warnings(matrix, p)]
+    registry.write_sample(draft, calibration_sample(examples, matrix, p, seed=seed))
+    (draft / registry.STEMS).write_bytes(b"".join(sorted({stem_hash(e) for e in examples})))
+    if keep_held_out:
+        _write_held_out(draft / registry.HELD_OUT, examples, matrix, p, seed)
+    complexity = 1.0 - p[:, 0]
+    manifest = ModelManifest(
+        format=registry.MANIFEST_FORMAT,
+        version=version,
+        created_at_utc=now_utc.isoformat(),
+        feature_version=FEATURE_VERSION,
+        sklearn_version=sklearn.__version__,
+        tiers=matrix.tiers,
+        sources=matrix.source_names,
+        data=asdict(summary) | {"training_warnings": list(warnings)},
+        metrics=out_of_fold_metrics(matrix, p),
+        files=registry.file_hashes(draft),
+        golden_scores=registry.golden_scores(scorer),
+        score_quantiles={"complexity": tuple(float(q) for q in np.quantile(complexity, np.arange(1, 10) / 10))},
+        trained_with={"seed": seed, **model.get_params()},
+    )
+    registry.write_manifest(draft, manifest)
+    return manifest
+
+
+def leak_warnings(matrix: Matrix, p: Floats) -> list[str]:
+    """Tiers predicted so well out of fold that the label itself must stand in the prompt or the features."""
+    found = []
+    for t, tier in enumerate(matrix.tiers):
+        seen = ~np.isnan(matrix.outcomes[:, t])
+        y = matrix.outcomes[seen, t]
+        left = float(np.mean((p[seen, t] - y) ** 2) / y.var()) if seen.sum() >= MIN_ROWS and y.var() > 0.0 else 1.0
+        if left < LEAK_BRIER_SHARE:
+            found.append(
+                f"tier {tier!r}: held-out labels are predicted too good to be true; does the prompt tell the label?"
+            )
+    return found
+
+
+def slim(model: TierModel) -> TierModel:
+    """The estimator without what only training needed."""
+    copy = TierModel(**model.get_params())
+    copy.__dict__.update({k: v for k, v in model.__dict__.items() if not k.startswith("out_of_fold")})
+    return copy
+
+
+def out_of_fold_metrics(matrix: Matrix, p: Floats) -> dict[str, Any]:
+    """Headline figures on predictions made out of fold; `evaluate` gives the whole report."""
+    from classifier.metrics import apgr, brier, ece
+
+    found: dict[str, Any] = {"kind": "out of fold, grouped by stem and conversation"}
+    for t, tier in enumerate(matrix.tiers):
+        seen = ~np.isnan(matrix.outcomes[:, t])
+        q, y = p[seen, t], matrix.outcomes[seen, t]
+        found[f"{tier}_ece"], found[f"{tier}_brier"] = round(ece(q, y), 4), round(brier(q, y), 4)
+    both = ~np.isnan(matrix.outcomes[:, [0, -1]]).any(axis=1)
+    if both.sum() > 1 and len(matrix.tiers) > 1:
+        y, gain = matrix.outcomes[both], p[both, -1] - p[both, 0]
+        value = apgr(gain, y[:, 0], y[:, -1])
+        found["apgr"] = None if np.isnan(value) else round(value, 4)
+    return found
+
+
+def _version(summary: DatasetSummary, now_utc: datetime, seed: int) -> str:
+    mark = hashlib.sha256(f"{summary.sha256}/{FEATURE_VERSION}/{seed}".encode()).hexdigest()[:8]
+    return f"{now_utc:%Y%m%dT%H%M%S}-{mark}"
+
+
+def _check_agreement(model: TierModel, scorer: TrainedScorer, examples: Sequence[LabelledExample]) -> None:
+    """Raise `TrainingError` unless the serving form gives the estimator's numbers on real rows."""
+    some = [examples[i].features for i in np.linspace(0, len(examples) - 1, min(200, len(examples))).astype(int)]
+    wanted, far = model.predict_proba(some), model.novelty(some)
+    for features, p, novelty in zip(some, wanted, far, strict=True):
+        score = scorer.score(features)
+        got = np.array([score.p_adequate[t] for t in model.tiers])
+        if abs(score.novelty_ratio - novelty) > AGREEMENT or (novelty == 0.0 and np.abs(got - p).max() > AGREEMENT):
+            raise TrainingError("the serving form does not give the estimator's numbers; the model is not written")
+
+
+def _write_held_out(path: Path, examples: Sequence[LabelledExample], matrix: Matrix, p: Floats, seed: int) -> None:
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(examples))[:MAX_HELD_OUT_ROWS])
+    with gzip.GzipFile(path, "wb", mtime=0) as file:
+        for i in chosen.tolist():
+            e = examples[i]
+            row = {
+                "request_id": e.request_id,
+                "source": e.source,
+                "models": dict(e.models),
+                "features": asdict(e.features),
+                "outcomes": dict(e.outcomes),
+                "weights": {t: float(matrix.weights[i, matrix.tiers.index(t)]) for t in e.outcomes},
+                "stem": stem_hash(e).hex(),
+                "p": {t: round(float(x), 6) for t, x in zip(matrix.tiers, p[i], strict=True)},
+            }
+            file.write(json.dumps(row).encode() + b"\n")

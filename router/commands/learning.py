@@ -1,0 +1,154 @@
+"""`classify`, `train`, `evaluate`, `promote`, `rollback`: the learner's functions on the command line.
+
+Models that were promoted are kept in `models` under the gateway's data folder. Exit codes are those of every command:
+1 where the labels or the model are at fault, 2 for wrong use.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from router.commands.options import ConfigOption
+from router.commands.output import write_json
+
+LabelsOption = Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Labelled rows: JSONL, may be gzipped.")]
+ModelOption = Annotated[
+    Path | None, typer.Option(exists=True, file_okay=False, help="Model folder; default the promoted one.")
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make the five commands part of `app`."""
+    for command in (classify, train, evaluate, promote, rollback):
+        app.command()(command)
+
+
+def classify(
+    source: Annotated[Path, typer.Option("--input", exists=True, dir_okay=False, help="Rows: JSONL, may be gzipped.")],
+    output: Annotated[Path, typer.Option(dir_okay=False, help="File for the predictions, a JSON line each.")],
+    model: ModelOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Score each prompt of a file: P(adequate) of every tier."""
+    from classifier import cli
+
+    root = None if model is not None else _registry_root(config)
+    with _exit_codes(), _bar(source) as progress:
+        told = cli.classify(source, output, model=model, registry_root=root, progress=progress)
+    write_json(told)
+
+
+def train(
+    labels: LabelsOption,
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the model.")],
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+) -> None:
+    """Learn a model from labelled rows; it serves nothing until it is promoted."""
+    from classifier import cli
+
+    with _exit_codes(), _status() as progress:
+        told = cli.train(labels, out, now_utc=datetime.now(UTC), seed=seed, progress=progress)
+    write_json(told)
+
+
+def evaluate(
+    labels: LabelsOption,
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the report and its plots.")],
+    model: ModelOption = None,
+    include_seen: Annotated[
+        bool, typer.Option("--include-seen", help="Rows the model was trained on too; this flatters it.")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Say how good a model is on labelled rows it has not seen: quality against cost, calibration."""
+    from classifier import cli
+
+    root = None if model is not None else _registry_root(config)
+    with _exit_codes(), _status() as progress:
+        found = cli.evaluate(labels, out, model=model, registry_root=root, include_seen=include_seen, progress=progress)
+    write_json(
+        {name: found[name] for name in ("model_version", "pooled", "notes")} | {"report": str(out / "report.md")}
+    )
+
+
+def promote(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of the model to promote.")],
+    force: Annotated[bool, typer.Option("--force", help="Though it is not better; this is recorded.")] = False,
+    labels: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Compare on these rows; default those held out in training."),
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Make a model the current one if it is better than that on rows neither has seen."""
+    from classifier import cli
+
+    root = _registry_root(config)
+    with _exit_codes():
+        told = cli.promote(folder, registry_root=root, now_utc=datetime.now(UTC), labels=labels, force=force)
+    write_json(told)
+
+
+def rollback(config: ConfigOption = None) -> None:
+    """Return to the model before the current one."""
+    from classifier import cli
+
+    root = _registry_root(config)
+    with _exit_codes():
+        told = cli.rollback(registry_root=root, now_utc=datetime.now(UTC))
+    write_json(told)
+
+
+def _registry_root(config: Path | None) -> Path:
+    from router.settings import load_settings
+
+    return load_settings(config).server.data_dir / "models"
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    from classifier.cli import LearningError, UsageError
+
+    try:
+        yield
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from error
+    except LearningError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+@contextmanager
+def _bar(source: Path) -> Iterator[Callable[[int], None] | None]:
+    """A progress bar on a terminal; elsewhere nothing, and the rows are not counted beforehand."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from classifier.rows import open_text
+
+    rows = sum(1 for line in open_text(source) if line.strip())
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("rows", total=rows)
+        yield lambda done: bar.update(task, completed=done)
+
+
+@contextmanager
+def _status() -> Iterator[Callable[[str], None] | None]:
+    """What is being done, on a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("starting") as status:
+        yield status.update

@@ -1,0 +1,123 @@
+"""Labels files: what is read, refused, merged and split."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from classifier.dataset import DatasetError, groups_of, read_labels, split_by_group, split_by_time
+from classifier.rows import parse_row, stem
+from tests.learning_data import rows, write
+
+
+def row(text: str = "what is it?", **more: Any) -> dict[str, Any]:
+    return {"request_id": "r", "messages": [{"role": "user", "content": text}], "outcomes": {"local": 1.0}} | more
+
+
+def test_packed_and_plain_files_read_alike(tmp_path: Path) -> None:
+    made = rows(30)
+    plain = write(tmp_path / "a.jsonl", made)
+    with gzip.open(tmp_path / "a.jsonl.gz", "wb") as file:
+        file.write(plain.read_bytes())
+    assert read_labels(plain) == read_labels(tmp_path / "a.jsonl.gz")
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        ([], "not a JSON object"),
+        ({"request_id": "r"}, "names no tier"),
+        (row(outcomes={"local": 1.5}), "0 to 1"),
+        (row(outcomes={"local": "good"}), "0 to 1"),
+        (row(outcomes={"local": float("nan")}), "0 to 1"),
+        (row(messages="hi"), "list of messages"),
+        (row(weight=0), "positive"),
+        (row(exploration_probability=0.0), r"\(0, 1\]"),
+        (row(outcomes={"local": 1.0, "cheap": 1.0}, exploration_probability=0.5), "taken_tier"),
+    ],
+)
+def test_a_wrong_row_says_what_is_wrong(broken: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        parse_row(broken)
+
+
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no usable row of 0"):
+        read_labels(write(tmp_path / "e.jsonl", []))
+
+
+def test_many_broken_rows_are_refused_and_few_are_reported(tmp_path: Path) -> None:
+    good = [json.dumps(r) for r in rows(40)]
+    (tmp_path / "few.jsonl").write_text("\n".join([*good, "{broken"]) + "\n")
+    kept, summary = read_labels(tmp_path / "few.jsonl")
+    assert (len(kept), summary.rows_invalid) == (40, 1)
+    assert "line 41" in summary.warnings[0]
+    (tmp_path / "many.jsonl").write_text("\n".join([*good, *["{broken"] * 10]) + "\n")
+    with pytest.raises(DatasetError, match="10 of 50 rows are invalid: line 41"):
+        read_labels(tmp_path / "many.jsonl")
+
+
+def test_repetitions_are_dropped_and_contradictions_averaged(tmp_path: Path) -> None:
+    made = [row(), row(request_id="again"), row(outcomes={"local": 0.0}), row("another one")]
+    kept, summary = read_labels(write(tmp_path / "d.jsonl", made))
+    assert (summary.rows_kept, summary.rows_duplicate, summary.rows_contradictory) == (2, 1, 1)
+    assert kept[0].outcomes == {"local": pytest.approx(2 / 3)}
+
+
+def test_a_partial_log_keeps_every_draw(tmp_path: Path) -> None:
+    made = [row(request_id=str(i), exploration_probability=0.1) for i in range(3)]
+    kept, _ = read_labels(write(tmp_path / "p.jsonl", made))
+    assert len(kept) == 3
+    assert kept[0].observation_probability == {"local": 0.1}
+
+
+def test_action_and_label_probability_multiply() -> None:
+    example = parse_row(row(exploration_probability=0.2, label_probability=0.5))
+    assert example.observation_probability == {"local": pytest.approx(0.1)}
+
+
+def test_options_and_case_do_not_make_another_stem() -> None:
+    assert stem("What is 2+2?\nA. 3\nB. 4\nAnswer:") == stem("what is 2 + 2?\nA. 9\nB. 4")
+    assert stem("What is 2+2?") != stem("What is 2+3?")
+
+
+def test_no_stem_and_no_conversation_is_on_both_sides() -> None:
+    made = rows(60)
+    for i, r in enumerate(made):
+        r["conversation"] = f"c{i // 3}"
+    made += [r | {"request_id": r["request_id"] + "b", "outcomes": {"local": 0.5}} for r in made[:10]]
+    examples = [parse_row(r) for r in made]
+    train, test = split_by_group(examples, test_share=0.3, seed=1)
+    assert 0 < len(test) < len(train)
+    assert not {e.stem for e in train} & {e.stem for e in test}
+    assert not {e.conversation for e in train} & {e.conversation for e in test}
+
+
+def test_a_split_by_time_tests_on_the_newest() -> None:
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    examples = [
+        parse_row(r | {"received_at": (start + timedelta(hours=i)).isoformat()}) for i, r in enumerate(rows(20))
+    ]
+    train, test = split_by_time(examples, test_share=0.25)
+    assert len(test) == 5
+    assert max(e.received_at_utc for e in train if e.received_at_utc) < min(
+        e.received_at_utc for e in test if e.received_at_utc
+    )
+    with pytest.raises(DatasetError, match="received_at"):
+        split_by_time([parse_row(row())], test_share=0.5)
+
+
+def test_rows_tied_through_others_are_one_group() -> None:
+    examples = [
+        parse_row(row("first question", conversation="a")),
+        parse_row(row("second question", conversation="a")),
+        parse_row(row("second question", conversation="b")),
+        parse_row(row("third question", conversation="c")),
+    ]
+    groups = groups_of(examples).tolist()
+    assert groups[0] == groups[1] == groups[2] != groups[3]

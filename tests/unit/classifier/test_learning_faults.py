@@ -1,0 +1,126 @@
+"""Bad labels: a clear error or an honest report; what was there stays."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from classifier import cli, registry
+from classifier.calibrate import TokenPrices
+from classifier.datamodels import LoggedOutcome
+from classifier.labels import combine
+from tests.learning_data import TIERS, rows, write
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        ([], "no usable row"),
+        (rows(10), "at least 40"),
+        ([r | {"outcomes": {"local": 1.0, "premium": 1.0}} for r in rows(60)], "all 60 labels say adequate"),
+        ([r | {"conversation": "one"} for r in rows(60)], "share one stem or conversation"),
+        (rows(60) + [{"outcomes": "?"}] * 20, "20 of 80 rows are invalid"),
+    ],
+)
+def test_labels_that_teach_nothing_are_refused_and_the_old_model_stays(
+    made: list[dict[str, Any]], says: str, model: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(model, tmp_path / "out"))
+    before = registry.file_hashes(out)
+    with pytest.raises(cli.LearningError, match=says):
+        cli.train(write(tmp_path / "bad.jsonl", made), out, now_utc=NOW, with_card=False)
+    assert registry.file_hashes(out) == before
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".draft")] == []
+
+
+def test_a_missing_file_is_wrong_use(tmp_path: Path) -> None:
+    with pytest.raises(cli.UsageError, match="no such file"):
+        cli.train(tmp_path / "none.jsonl", tmp_path / "out", now_utc=NOW, with_card=False)
+
+
+def test_pure_noise_gives_a_model_that_claims_nothing(tmp_path: Path) -> None:
+    made = rows(300, seed=4)
+    rng = np.random.default_rng(0)
+    for r in made:
+        r["outcomes"] = {t: float(rng.random() < 0.7) for t in TIERS}
+    cli.train(write(tmp_path / "noise.jsonl", made), tmp_path / "m", now_utc=NOW, with_card=False)
+    scorer = registry.load_scorer(tmp_path / "m")
+    cli.classify(write(tmp_path / "in.jsonl", rows(100, seed=5)), tmp_path / "out.jsonl", model=tmp_path / "m")
+    p = [json.loads(line)["p_adequate"]["local"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert scorer.model.tiers == TIERS
+    assert np.std(p) < 0.08
+    assert np.mean(p) == pytest.approx(0.7, abs=0.08)
+
+
+def test_rows_the_model_has_seen_are_left_out_of_its_evaluation(model: Path, labels: Path, tmp_path: Path) -> None:
+    with pytest.raises(cli.LearningError, match="500 of 500 rows share their stem with training data"):
+        cli.evaluate(labels, tmp_path / "r", model=model, draws=10)
+    found = cli.evaluate(labels, tmp_path / "r", model=model, draws=10, include_seen=True, with_plots=False)
+    assert "flatter" in found["notes"][1]
+
+
+def test_a_leaking_label_in_the_prompt_shows_as_a_model_too_good_to_be_true(tmp_path: Path) -> None:
+    made = rows(300, seed=6)
+    for r in made:
+        word = "zeta" if r["outcomes"]["local"] else "omega"
+        r["messages"][0]["content"] += f" {word}"
+    told = cli.train(write(tmp_path / "leak.jsonl", made), tmp_path / "m", now_utc=NOW, with_card=False)
+    assert any("too good to be true" in w for w in told["warnings"])
+
+
+def test_poisoned_feedback_of_one_key_does_not_pass_the_gate(model: Path, tmp_path: Path) -> None:
+    root = tmp_path / "registry"
+    cli.promote(model, registry_root=root, now_utc=NOW)
+    made = rows(400, seed=20)
+    honest = [
+        LoggedOutcome(r["request_id"], t, q, "feedback", f"user{i % 50}")
+        for i, r in enumerate(made)
+        for t, q in r["outcomes"].items()
+    ]
+    attack = [LoggedOutcome(r["request_id"], "local", 0.0, "feedback", "attacker") for r in made * 25]
+    report = combine(honest + attack)
+    poisoned = [
+        r | {"outcomes": {t: label.quality_ratio for t, label in report.labels[r["request_id"]].items()}} for r in made
+    ]
+    cli.train(write(tmp_path / "p.jsonl", poisoned), tmp_path / "p", now_utc=NOW, with_card=False)
+    clean = write(tmp_path / "checks.jsonl", rows(400, seed=21))
+    with pytest.raises(cli.LearningError, match="not promoted"):
+        cli.promote(tmp_path / "p", registry_root=root, now_utc=NOW, labels=clean)
+
+
+def test_a_model_can_have_any_tiers(tmp_path: Path) -> None:
+    made = rows(200, seed=8)
+    for r in made:
+        r["outcomes"] = {"tiny": r["outcomes"]["local"], "huge/big-1t": r["outcomes"]["premium"]}
+    cli.train(write(tmp_path / "t.jsonl", made), tmp_path / "m", now_utc=NOW, with_card=False)
+    assert registry.load_scorer(tmp_path / "m").model.tiers == ("huge/big-1t", "tiny")
+
+
+def test_the_whole_loop_by_its_commands(model: Path, tmp_path: Path) -> None:
+    fresh = write(tmp_path / "fresh.jsonl", [*rows(250, seed=30), {"outcomes": {"local": 1.0}, "messages": []}])
+    told = cli.classify(fresh, tmp_path / "pred.jsonl", model=model)
+    assert (told["rows"], told["failed"]) == (251, 0)
+    first = json.loads((tmp_path / "pred.jsonl").read_text().splitlines()[0])
+    assert set(first) == {"request_id", "complexity_ratio", "p_adequate", "novelty_ratio"}
+    found = cli.evaluate(fresh, tmp_path / "report", model=model, draws=50)
+    assert found["pooled"]["apgr"] > found["pooled"]["baselines"]["length_only"]
+    assert {p.name for p in (tmp_path / "report").iterdir()} == {
+        "report.json",
+        "report.md",
+        "cost_quality.png",
+        "reliability.png",
+    }
+    prices = {"local": TokenPrices(0.02, 0.05), "cheap": TokenPrices(0.1, 0.4), "premium": TokenPrices(1.0, 5.0)}
+    dial = cli.calibrate_threshold(model=model, prices=prices, quality_target_ratio=0.8)
+    assert dial["certified"]
+    assert cli.calibrate_threshold(model=model, prices=prices, premium_share=0.3)["rows"] > 100
+    with pytest.raises(cli.UsageError, match="either"):
+        cli.calibrate_threshold(model=model, prices=prices)

@@ -1,0 +1,73 @@
+"""Figures of quality against cost, on cases whose value is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from classifier import metrics
+
+RNG = np.random.default_rng(0)
+WEAK = (RNG.random(400) < 0.5).astype(float)
+STRONG = (RNG.random(400) < 0.8).astype(float)
+
+
+def test_a_constant_score_is_exactly_random() -> None:
+    assert metrics.apgr(np.zeros(400), WEAK, STRONG) == pytest.approx(0.5)
+
+
+def test_the_gain_itself_is_the_best_score() -> None:
+    best = metrics.apgr(STRONG - WEAK, WEAK, STRONG)
+    assert best > 0.8
+    assert metrics.apgr(WEAK - STRONG, WEAK, STRONG) == pytest.approx(1.0 - best)
+
+
+def test_ties_do_not_depend_on_the_order_of_rows() -> None:
+    score = RNG.integers(0, 3, 400).astype(float)
+    order = RNG.permutation(400)
+    assert metrics.apgr(score, WEAK, STRONG) == pytest.approx(metrics.apgr(score[order], WEAK[order], STRONG[order]))
+
+
+def test_cpt_is_the_least_share_that_recovers_the_gap() -> None:
+    weak, strong = np.zeros(10), np.array([1.0] * 4 + [0.0] * 6)
+    score = np.arange(10, 0, -1).astype(float)
+    assert metrics.cpt(score, weak, strong, 0.5) == 0.2
+    assert metrics.cpt(score, weak, strong, 1.0) == 0.4
+
+
+def test_no_gap_gives_no_number() -> None:
+    assert np.isnan(metrics.apgr(np.arange(3.0), np.ones(3), np.zeros(3)))
+
+
+def test_perfect_probabilities_have_only_the_error_of_chance() -> None:
+    p = RNG.random(20_000)
+    outcome = (RNG.random(20_000) < p).astype(float)
+    assert metrics.ece(p, outcome) < 0.02
+    assert metrics.ece(np.clip(p + 0.2, 0, 1), outcome) > 0.1
+    assert metrics.ideal_ece(p, draws=5, rng=np.random.default_rng(1)) == pytest.approx(
+        metrics.ece(p, outcome), abs=0.01
+    )
+
+
+def test_the_hull_is_what_mixing_can_reach() -> None:
+    hull = metrics.upper_hull([(0.0, 0.2), (1.0, 0.3), (2.0, 1.0), (3.0, 0.9)])
+    assert hull.cost.tolist() == [0.0, 2.0]
+    assert metrics.cost_at(hull, 0.6) == pytest.approx(1.0)
+    assert np.isnan(metrics.cost_at(hull, 1.1))
+    assert metrics.aiq(hull, 0.0, 2.0) == pytest.approx(0.6)
+
+
+def test_routing_by_outcomes_beats_every_single_tier() -> None:
+    quality = np.stack([WEAK, STRONG], axis=1)
+    cost = np.tile([1.0, 10.0], (400, 1))
+    curve = metrics.routed_curve(quality, cost, cost, quality)
+    assert curve.quality[-1] > STRONG.mean()
+    assert metrics.cost_at(curve, float(STRONG.mean())) < 10.0
+
+
+def test_the_interval_holds_the_figure() -> None:
+    score = STRONG - WEAK + RNG.normal(size=400)
+    low, high = metrics.bootstrap(
+        lambda i: metrics.apgr(score[i], WEAK[i], STRONG[i]), 400, draws=100, rng=np.random.default_rng(2)
+    )
+    assert low < metrics.apgr(score, WEAK, STRONG) < high
