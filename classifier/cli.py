@@ -218,7 +218,7 @@ def gate(candidate: Path, current: Path | None, labels: Path | None = None) -> V
     seen: frozenset[bytes] = frozenset()
     current_p: dict[bytes, Mapping[str, float]] = {}
     if current is None:
-        theirs = HeuristicScorer()  # type: ignore[assignment]
+        theirs = HeuristicScorer()
     else:
         theirs = registry.load_scorer(current)
         seen = registry.load_stems(current)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -45,14 +46,14 @@ class Verdict:
     gain_high: float = 0.0
 
 
-class Scores:
+class Scores(Protocol):
     """Anything that scores features: a trained scorer or the heuristic."""
 
     version: str
 
     def score(self, features: RequestFeatures) -> Score:
         """P(adequate) per tier."""
-        raise NotImplementedError
+        ...
 
 
 def held_out_rows(folder: Path) -> list[HeldOutRow]:

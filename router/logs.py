@@ -11,6 +11,7 @@ import logging
 import re
 import sys
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from types import TracebackType
@@ -61,7 +62,7 @@ class Redactor:
         return text
 
 
-class _Formatter(logging.Formatter):
+class _Formatter(logging.Formatter, ABC):
     """Shared by both forms: one line, redacted, bounded."""
 
     def __init__(self, redactor: Redactor) -> None:
@@ -71,8 +72,9 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return self._redactor(self.line(record))
 
+    @abstractmethod
     def line(self, record: logging.LogRecord) -> str:
-        raise NotImplementedError
+        """The record as one line, secrets and all."""
 
     def parts(self, record: logging.LogRecord) -> dict[str, Any]:
         """Time, level, logger, message, our own fields, and the exception if there is one."""
