@@ -19,7 +19,7 @@ from router.api.idempotency import IdempotencyStore
 from router.clock import SystemClock
 from router.closing import PeriodKeeper
 from router.core.budgets import BudgetBook, Period
-from router.core.datamodels import NANO_PER_USD, AssetRate, Candidate, PriceRow, Reject
+from router.core.datamodels import NANO_PER_USD, AssetRate, Candidate, Flag, PriceRow, Reject
 from router.core.eligibility import engine_problems
 from router.core.fallback import RetryConfig
 from router.core.health import is_open
@@ -29,8 +29,9 @@ from router.engine_series import watch_engine
 from router.errors import ConfigError, NotFound
 from router.listed_prices import listed_context_window_tokens
 from router.live_state import EngineRoom, LiveState
-from router.ports import Clock, Deps, Provider
+from router.ports import Clock, Deps, Judgement, Provider, ScoredBy
 from router.prices import PriceBook, PriceUnknown
+from router.scorer_choice import ScorerChoice
 from router.settings_types import QUALITY_TARGETS, ApiModel, Engine, Settings, TierSettings, Wire, to_nanousd
 from router.stores.periods import PeriodStore
 from router.stores.sql import SqlLedger
@@ -203,7 +204,10 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
     )
     engines: Mapping[str, EngineRoom] = {local.candidate.name: local.room} if local is not None else {}
     assets: Mapping[str, AssetRate] = {local.candidate.name: local.asset} if local is not None else {}
-    heuristic = HeuristicScorer()
+    policies = {"": settings.policy.policy_config()} | {
+        preset: settings.policy.policy_config(preset) for preset in QUALITY_TARGETS
+    }
+    prior = Judgement(HeuristicScorer(), policies, ScoredBy.PRIOR, (Flag.CLASSIFIER_UNAVAILABLE,))
 
     def price_row(candidate: Candidate, at_utc: datetime) -> PriceRow | None:
         try:
@@ -218,7 +222,11 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
         budgets=budgets,
         engines=engines,
         assets=assets,
-        scorer=heuristic,
+        judged=ScorerChoice(
+            current=Judgement(prior.scorer, policies),
+            prior=prior,
+            on_trouble=lambda cause: telemetry.warn("classifier_unavailable", cause=cause),
+        ),
     )
     ledger = SqlLedger(settings.server.database_url, settings.server.data_dir, clock=clock, on_warning=telemetry.warn)
     tokens = TiktokenCounter()
@@ -228,15 +236,13 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
         state=state,
         candidates=candidates,
         providers=_providers(models, candidates, local),
-        policies={"": settings.policy.policy_config()}
-        | {preset: settings.policy.policy_config(preset) for preset in QUALITY_TARGETS},
         tokens=tokens,
         lengths=lengths,
         ledger=ledger,
         budgets=budgets,
         telemetry=telemetry,
         timeouts=settings.timeouts.call_timeouts(),
-        fallback_scorer=heuristic,
+        prior=prior,
         new_id=request_ids(clock),
         retry=RetryConfig(),
         store_prompts=settings.server.store_prompts,

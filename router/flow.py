@@ -20,7 +20,7 @@ from router.core.refusal import why_nothing
 from router.core.virtual_models import resolve
 from router.delivery import AnswerMeta, PlainAnswer, StreamAnswer, answer_meta, deliver
 from router.errors import RouterError
-from router.ports import Deps, PlainReply
+from router.ports import Deps, Judgement, PlainReply
 from router.settlement import Case, Settlement, outcome_of_exit, refused_record
 
 _TOKENS_PER_IMAGE = 800
@@ -106,8 +106,9 @@ def describe(chat: ChatRequest, tenant: str, deps: Deps) -> Described:
         max_nanousd=chat.controls.max_nanousd,
         session=chat.controls.session,
     )
-    score, flags = _score(seen, deps)
-    return Described(chat, facts, seen, score, deps.policies[target.preset or ""], deps.clock.now_utc(), flags)
+    score, judgement = _score(seen, facts.session or facts.request_id, deps)
+    cfg = judgement.policies[target.preset or ""]
+    return Described(chat, facts, seen, score, cfg, deps.clock.now_utc(), judgement.flags)
 
 
 def _class_of(chat: ChatRequest, input_tokens: int) -> str:
@@ -117,13 +118,18 @@ def _class_of(chat: ChatRequest, input_tokens: int) -> str:
     return f"{kind}/{size}"
 
 
-def _score(seen: RequestFeatures, deps: Deps) -> tuple[Score, tuple[Flag, ...]]:
-    """The score in force; a scorer that fails is replaced by the prior, and every record says so."""
+def _score(seen: RequestFeatures, key: str, deps: Deps) -> tuple[Score, Judgement]:
+    """The score, and whose dials go with it; a scorer that fails is replaced by the prior, and every record says so."""
+    judgement = deps.state.judgement(key)
+    started_at_s = deps.clock.now_s()
     try:
-        return deps.state.scorer().score(seen), ()
+        score = judgement.scorer.score(seen)
     except Exception:  # noqa: BLE001 - whatever a model does, the request is still answered
-        deps.telemetry.warn("classifier_unavailable")
-        return deps.fallback_scorer.score(seen), (Flag.CLASSIFIER_UNAVAILABLE,)
+        deps.telemetry.warn("classifier_unavailable", cause="error")
+        deps.state.note_score(judgement, None)
+        return deps.prior.scorer.score(seen), deps.prior
+    deps.state.note_score(judgement, deps.clock.now_s() - started_at_s)
+    return score, judgement
 
 
 def consider(seen: Described, deps: Deps) -> tuple[Decision, Snapshot]:

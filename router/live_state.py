@@ -39,7 +39,8 @@ from router.core.datamodels import (
 from router.core.densities import DensityWindow
 from router.core.health import after, begin_probe
 from router.core.replay import world_bytes, world_hash
-from router.ports import Clock, LocalTicket, Scorer
+from router.ports import Clock, Judgement, LocalTicket
+from router.scorer_choice import ScorerChoice
 
 _RATIO_DECAY = 0.98
 _RATIO_MIN, _RATIO_MAX = 0.25, 4.0
@@ -136,7 +137,7 @@ class LiveState:
         budgets: BudgetBook,
         engines: Mapping[str, EngineRoom],
         assets: Mapping[str, AssetRate],
-        scorer: Scorer,
+        judged: ScorerChoice,
     ) -> None:
         self._clock = clock
         self._candidates = candidates
@@ -144,7 +145,7 @@ class LiveState:
         self._budgets = budgets
         self.engines = engines
         self._assets = assets
-        self._scorer = scorer
+        self.judged = judged
         self._health: Mapping[str, ProviderHealth] = {}
         self._ratios: Mapping[str, float] = {}
         self._ratio_sums: dict[str, tuple[float, float]] = {}
@@ -192,7 +193,7 @@ class LiveState:
             assets=self._assets,
             density_quantiles=self._quantiles,
             input_token_ratio=self._ratios,
-            scorer_version=self._scorer.version,
+            scorer_version=self.judged.current.scorer.version,
             world_hash=self._world_hash,
         )
 
@@ -200,13 +201,13 @@ class LiveState:
         """The canonical bytes behind `Snapshot.world_hash`."""
         return self._world
 
-    def scorer(self) -> Scorer:
-        """The scorer in force."""
-        return self._scorer
+    def judgement(self, key: str) -> Judgement:
+        """How to judge the request that `key` names."""
+        return self.judged.of(key, self._clock.now_s())
 
-    def swap_scorer(self, scorer: Scorer) -> None:
-        """Replace the scorer whole; requests under way keep the score they have."""
-        self._scorer = scorer
+    def note_score(self, judgement: Judgement, took_s: float | None) -> None:
+        """How long a score took; `None`: it failed."""
+        self.judged.note(judgement, took_s, self._clock.now_s())
 
     def note(self, candidate: Candidate, result: AttemptResult) -> None:
         """Tell the candidate's circuit how a call ended."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Protocol
 
 from classifier.datamodels import RequestFeatures, Score
@@ -13,6 +14,7 @@ from router.core.datamodels import (
     AttemptResult,
     Candidate,
     Decision,
+    Flag,
     Hold,
     PolicyConfig,
     RequestFacts,
@@ -129,6 +131,28 @@ class Scorer(Protocol):
         ...
 
 
+class ScoredBy(StrEnum):
+    """Who scored a request. A small closed set: it labels metrics."""
+
+    CURRENT = "current"
+    CANARY = "canary"
+    PRIOR = "prior"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """How a request is judged: a scorer and the dials that were set for it. Handed out and swapped as one, never mixed.
+
+    `policies` is keyed by preset name (`""` is the configured one); their `nu_usd` was computed on the calibration
+    sample of this very scorer. `flags` travel with every decision that rests on it.
+    """
+
+    scorer: Scorer
+    policies: Mapping[str, PolicyConfig]
+    scored_by: ScoredBy = ScoredBy.CURRENT
+    flags: tuple[Flag, ...] = ()
+
+
 class TokenCounter(Protocol):
     """Tokens before the call, without a network."""
 
@@ -200,8 +224,12 @@ class LiveState(Protocol):
         """One frozen look."""
         ...
 
-    def scorer(self) -> Scorer:
-        """The scorer in force."""
+    def judgement(self, key: str) -> Judgement:
+        """How to judge the request that `key` names (its session, else its id): the same key, the same model."""
+        ...
+
+    def note_score(self, judgement: Judgement, took_s: float | None) -> None:
+        """How long a score took; `None`: it failed."""
         ...
 
     def note(self, candidate: Candidate, result: AttemptResult) -> None:
@@ -257,22 +285,21 @@ class Telemetry(Protocol):
 class Deps:
     """Everything the flow is given; built in one place (`bootstrap`), by hand in tests.
 
-    `policies` is keyed by preset name (`""` is the configured one); `fallback_scorer` answers when the scorer in force
-    fails; `in_progress` holds the requests that a local engine is working on now.
+    `prior` judges where the scorer in force fails; `in_progress` holds the requests that a local engine is working on
+    now.
     """
 
     clock: Clock
     state: LiveState
     candidates: tuple[Candidate, ...]
     providers: Mapping[str, Provider]
-    policies: Mapping[str, PolicyConfig]
     tokens: TokenCounter
     lengths: OutputLengths
     ledger: Ledger
     budgets: Budgets
     telemetry: Telemetry
     timeouts: CallTimeouts
-    fallback_scorer: Scorer
+    prior: Judgement
     new_id: Callable[[], str]
     retry: RetryConfig
     store_prompts: bool = False

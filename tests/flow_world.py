@@ -21,6 +21,7 @@ from router.core.datamodels import (
     AttemptOpened,
     Candidate,
     CircuitState,
+    Flag,
     Hold,
     PolicyConfig,
     RoutingRecord,
@@ -34,8 +35,9 @@ from router.errors import (
 )
 from router.flow import PlainAnswer, StreamAnswer, handle_chat
 from router.live_state import EngineRoom, LiveState
-from router.ports import CallTimeouts, Deps, PlainReply, Provider, ProviderCall, StreamReply
+from router.ports import CallTimeouts, Deps, Judgement, PlainReply, Provider, ProviderCall, ScoredBy, StreamReply
 from router.providers.scripted import ScriptedProvider, Step
+from router.scorer_choice import ScorerChoice
 from tests.fakes import (
     ALL,
     H100,
@@ -140,6 +142,8 @@ class World:
             slo=SloTargets(),
             process=lambda: (ProcessState.READY, None),
         )
+        policies = {preset: PolicyConfig() for preset in ("", "cheap", "balanced", "quality")}
+        prior = Judgement(HeuristicScorer(), policies, ScoredBy.PRIOR, (Flag.CLASSIFIER_UNAVAILABLE,))
         self.state = LiveState(
             clock=self.clock,
             candidates=candidates,
@@ -147,7 +151,7 @@ class World:
             budgets=self.budgets,
             engines={LOCAL.name: self.room},
             assets={LOCAL.name: AssetRate("gpu", Decimal("0.000817"), version="rented-2.50")},
-            scorer=FixedScorer(score),
+            judged=ScorerChoice(current=Judgement(FixedScorer(score), policies), prior=prior),
         )
         self.hosts = {
             candidate.name: Host(
@@ -164,14 +168,13 @@ class World:
             state=self.state,
             candidates=candidates,
             providers=providers,
-            policies={preset: PolicyConfig() for preset in ("", "cheap", "balanced", "quality")},
             tokens=WordCounter(),
             lengths=LengthTable(),
             ledger=self.books,
             budgets=self.budgets,
             telemetry=self.telemetry,
             timeouts=CallTimeouts(connect_s=2, first_byte_s=20, idle_s=20, total_s=120),
-            fallback_scorer=HeuristicScorer(),
+            prior=prior,
             new_id=lambda: f"req_{next(ids)}",
             retry=RetryConfig(),
         )

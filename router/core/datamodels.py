@@ -100,6 +100,8 @@ class Flag(StrEnum):
     PEAK_HOURS = "PEAK_HOURS"
     QUALITY_TARGET_AS_FLOOR = "QUALITY_TARGET_AS_FLOOR"
     CLASSIFIER_UNAVAILABLE = "CLASSIFIER_UNAVAILABLE"
+    CANARY_MODEL = "CANARY_MODEL"
+    SCORE_SHRUNK = "SCORE_SHRUNK"  # to the prior, since the prompt is unlike the training data
     LOST_IN_CRASH = "LOST_IN_CRASH"
 
 

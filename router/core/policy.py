@@ -100,6 +100,8 @@ def decide(
     best = ranked[0] if ranked else None
     moment = moment_bytes(facts, score, snapshot, cfg)
     flags += _flags_of(best, facts, snapshot)
+    if score.calibrated and score.novelty_ratio > 0.0:
+        flags.append(Flag.SCORE_SHRUNK)
     return Decision(
         ranked=tuple(o.candidate for o in ranked),
         alternatives=tuple(_alternative(o, best) for o in options),

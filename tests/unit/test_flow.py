@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -220,7 +221,7 @@ def test_a_fallback_that_the_budget_cannot_pay_is_not_made() -> None:
 
 def test_a_scorer_that_fails_is_replaced_by_the_heuristic_and_the_record_says_so() -> None:
     world = World({tier: [Say("Red.")] for tier in Tier})
-    world.state.swap_scorer(BrokenScorer())
+    world.state.judged.swap(replace(world.state.judged.current, scorer=BrokenScorer()))
     answer = world.ask()
     assert isinstance(answer, PlainAnswer)
     decision = world.record.decision

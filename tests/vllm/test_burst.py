@@ -97,7 +97,8 @@ async def figures_of(engine: VllmServer) -> dict[str, float]:
 def wide_open(gateway: Gateway) -> None:
     """Nothing the engine might say keeps a request out of it."""
     anything = PolicyConfig(f_ttft=1e9, f_tpot=1e9, f_bucket=1e9, f_kv=1e9)
-    gateway.deps = replace(gateway.deps, policies=dict.fromkeys(gateway.deps.policies, anything))
+    judged = gateway.state.judged
+    judged.swap(replace(judged.current, policies=dict.fromkeys(judged.current.policies, anything)))
     room = gateway.state.engines[MODEL]
     room.limits = replace(room.limits, max_num_seqs=1_000_000)
 
