@@ -17,7 +17,7 @@ from router.api.auth import DEFAULT_TENANT, Authenticator
 from router.api.face import Face, InFlight
 from router.api.idempotency import IdempotencyStore
 from router.clock import SystemClock
-from router.closing import PeriodKeeper
+from router.closing import KeptAsset, PeriodKeeper
 from router.core.budgets import BudgetBook, Period
 from router.core.datamodels import NANO_PER_USD, AssetRate, Candidate, Flag, PriceRow, Reject
 from router.core.eligibility import engine_problems
@@ -25,7 +25,7 @@ from router.core.fallback import RetryConfig
 from router.core.health import is_open
 from router.core.lengths import LengthTable
 from router.core.pricing import estimate_usd
-from router.engine_series import watch_engine
+from router.engine_series import watch_engines
 from router.errors import ConfigError, NotFound
 from router.listed_prices import listed_context_window_tokens
 from router.live_state import EngineRoom, LiveState
@@ -39,7 +39,8 @@ from router.telemetry import PrometheusTelemetry
 from router.tokens import TiktokenCounter
 
 if TYPE_CHECKING:
-    from router.local_engines import LocalTier
+    from router.local_engines import LocalEngine
+    from router.local_tier import LocalTier
 
 _DEFAULT_WINDOW_TOKENS = 128_000
 
@@ -194,7 +195,8 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
     book = PriceBook.load(settings.price_overrides())
     refuse_unpriced(settings, book, clock.now_utc())
     local = _local_tier(settings, clock)
-    candidates = (*((local.candidate,) if local is not None else ()), *_api_candidates(settings.tiers))
+    ours: tuple[LocalEngine, ...] = local.engines if local is not None else ()
+    candidates = (*(engine.candidate for engine in ours), *_api_candidates(settings.tiers))
     models = {model.name: model for _, model in settings.tiers.api_models()}
     budgets = _budgets(settings, clock)
     telemetry = PrometheusTelemetry(
@@ -202,8 +204,8 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
         tenants={DEFAULT_TENANT, *(key.tenant for key in settings.server.auth.keys)},
         now_s=clock.now_s,
     )
-    engines: Mapping[str, EngineRoom] = {local.candidate.name: local.room} if local is not None else {}
-    assets: Mapping[str, AssetRate] = {local.candidate.name: local.asset} if local is not None else {}
+    engines: Mapping[str, EngineRoom] = {engine.candidate.name: engine.room for engine in ours}
+    assets: Mapping[str, AssetRate] = {engine.candidate.name: engine.asset for engine in ours}
     policies = {"": settings.policy.policy_config()} | {
         preset: settings.policy.policy_config(preset) for preset in QUALITY_TARGETS
     }
@@ -235,7 +237,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
         clock=clock,
         state=state,
         candidates=candidates,
-        providers=_providers(models, candidates, local),
+        providers=_providers(models, candidates, ours),
         tokens=tokens,
         lengths=lengths,
         ledger=ledger,
@@ -246,12 +248,11 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
         new_id=request_ids(clock),
         retry=RetryConfig(),
         store_prompts=settings.server.store_prompts,
-        supervised=frozenset({local.candidate.name} if local is not None and local.process is not None else ()),
+        supervised=frozenset(engine.candidate.name for engine in ours if engine.process is not None),
     )
     hours = PeriodKeeper(
         PeriodStore(settings.server.database_url),
-        terms=local.terms if local is not None else None,
-        engine_is_on=local.is_on if local is not None else lambda: False,
+        assets=[KeptAsset(engine.terms, engine.is_on) for engine in ours if engine.terms is not None],
         in_progress=deps.in_progress,
         data_dir=settings.server.data_dir,
         clock=clock,
@@ -266,7 +267,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
         ledger_states=("healthy", "degraded"),
     )
     if local is not None:
-        watch_engine(telemetry, local, clock)
+        watch_engines(telemetry, local.engines, clock)
     return gateway
 
 
@@ -274,9 +275,9 @@ def _local_tier(settings: Settings, clock: Clock) -> LocalTier | None:
     if settings.tiers.local.engine is Engine.NONE:
         return None
     # imported only where there is an engine: process and probing machinery is a tenth of a second and 10 MB
-    from router.local_engines import build_local_tier
+    from router.local_tier import build_local_tier
 
-    return build_local_tier(settings.tiers.local, clock=clock, data_dir=settings.server.data_dir)
+    return build_local_tier([settings.tiers.local], clock=clock, data_dir=settings.server.data_dir)
 
 
 def request_ids(clock: Clock) -> Callable[[], str]:
@@ -332,14 +333,14 @@ def _budgets(settings: Settings, clock: Clock) -> BudgetBook:
 
 
 def _providers(
-    models: Mapping[str, ApiModel], candidates: tuple[Candidate, ...], local: LocalTier | None
+    models: Mapping[str, ApiModel], candidates: tuple[Candidate, ...], engines: tuple[LocalEngine, ...]
 ) -> Mapping[str, Provider]:
     """One provider a model. Each is imported only if needed, so that a command that calls nobody starts quickly."""
     from router.providers.openai_compatible import OpenAICompatibleProvider
 
-    providers: dict[str, Provider] = {}
-    if local is not None:
-        providers[local.candidate.name] = OpenAICompatibleProvider(local.base_url, local.api_key)
+    providers: dict[str, Provider] = {
+        engine.candidate.name: OpenAICompatibleProvider(engine.base_url, engine.api_key) for engine in engines
+    }
     for candidate in candidates:
         model = models.get(candidate.name)
         if model is None or model.unavailable is not None:

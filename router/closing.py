@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
 from typing import Protocol
@@ -54,8 +55,35 @@ class PeriodBooks(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class KeptAsset:
+    """Hardware whose hours are kept, and whether its engine takes it up now.
+
+    `on_us` are intervals in which it was on and that are not all told yet; the last one may still grow.
+    """
+
+    terms: AssetTerms
+    is_on: Callable[[], bool]
+    on_us: list[tuple[int, int]] = field(default_factory=list)
+    was_on: bool = False
+    said_us: int = 0
+
+    def look(self, now_us: int) -> None:
+        """Note whether it is on now; what is always on needs no noting."""
+        if self.terms.on is OnMode.ALWAYS:
+            return
+        is_on, was_on = self.is_on(), self.was_on
+        if was_on:
+            self.on_us[-1] = (self.on_us[-1][0], max(now_us, self.on_us[-1][1]))
+        elif is_on:
+            self.on_us.append((now_us, now_us))
+        if is_on is not was_on:
+            self.said_us = 0
+        self.was_on = is_on
+
+
 class PeriodKeeper:
-    """One task. `ready` says whether the database may be used now; while it may not, notes wait in memory.
+    """One task for all `assets`. `ready` says whether the database may be used now; else notes wait in memory.
 
     `ticker` waits for so many seconds; `on_warning(event, **labels)` is told once when the books fall behind.
     """
@@ -64,8 +92,7 @@ class PeriodKeeper:
         self,
         store: PeriodBooks,
         *,
-        terms: AssetTerms | None,
-        engine_is_on: Callable[[], bool],
+        assets: Sequence[KeptAsset],
         in_progress: Collection[InProgress],
         data_dir: Path,
         clock: Clock,
@@ -74,8 +101,7 @@ class PeriodKeeper:
         ticker: Callable[[float], Awaitable[None]] | None = None,
     ) -> None:
         self._store = store
-        self._terms = terms
-        self._engine_is_on = engine_is_on
+        self._kept = tuple(assets)
         self._in_progress = in_progress
         self._data_dir = data_dir
         self._clock = clock
@@ -89,9 +115,6 @@ class PeriodKeeper:
         self._assets: list[str] | None = None  # not registered yet
         self._hour_us = 0
         self._notes: list[tuple[list[WorkDone], int]] = []
-        self._on: list[tuple[int, int]] = []  # intervals; the last one may still grow
-        self._engine_was_on = False
-        self._on_said_us = 0
         self._advanced_us = 0
 
     def start(self) -> None:
@@ -108,7 +131,9 @@ class PeriodKeeper:
             self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
-        self._advanced_us = self._on_said_us = 0
+        self._advanced_us = 0
+        for kept in self._kept:
+            kept.said_us = 0
         await self.turn()
         self._store.close()
 
@@ -125,7 +150,8 @@ class PeriodKeeper:
         """Look around, and book what there is to book. Never raises."""
         async with self._turn:
             now_us = self._now_us()
-            self._watch_engine(now_us)
+            for kept in self._kept:
+                kept.look(now_us)
             self._sweep(now_us)
             if not self._ready():
                 return
@@ -137,18 +163,6 @@ class PeriodKeeper:
                     self._warn("hours_behind", cause=type(error).__name__)
             else:
                 self._behind = False
-
-    def _watch_engine(self, now_us: int) -> None:
-        if self._terms is None or self._terms.on is OnMode.ALWAYS:
-            return
-        is_on, was_on = self._engine_is_on(), self._engine_was_on
-        if was_on:
-            self._on[-1] = (self._on[-1][0], max(now_us, self._on[-1][1]))
-        elif is_on:
-            self._on.append((now_us, now_us))
-        if is_on is not was_on:
-            self._on_said_us = 0
-        self._engine_was_on = is_on
 
     def _sweep(self, now_us: int) -> None:
         """Once an hour: what was begun before it ended and still runs has done a part of its work in it."""
@@ -162,9 +176,9 @@ class PeriodKeeper:
 
     async def _book(self, now_us: int) -> None:
         if self._assets is None:
-            terms = [self._terms] if self._terms is not None else []
-            self._assets = await asyncio.to_thread(self._begin, terms)
-        await self._book_on_times(now_us)
+            self._assets = await asyncio.to_thread(self._begin, [kept.terms for kept in self._kept])
+        for kept in self._kept:
+            await self._book_on_times(kept, now_us)
         while self._notes:
             notes, done_us = self._notes[0]
             await asyncio.to_thread(self._store.note_progress, notes, done_us)
@@ -180,14 +194,14 @@ class PeriodKeeper:
         self._store.register(terms, home, self._born_us)
         return self._store.assets_of(home)
 
-    async def _book_on_times(self, now_us: int) -> None:
+    async def _book_on_times(self, kept: KeptAsset, now_us: int) -> None:
         """Told when it changes, and now and then while it is on: after a crash the last word counts."""
-        if self._terms is None or now_us - self._on_said_us < _SAY_ON_EVERY_US:
+        if now_us - kept.said_us < _SAY_ON_EVERY_US:
             return
-        for from_us, to_us in tuple(self._on):
-            await asyncio.to_thread(self._store.note_on, self._terms.asset, from_us, to_us)
-        del self._on[: None if not self._engine_was_on else -1]
-        self._on_said_us = now_us
+        for from_us, to_us in tuple(kept.on_us):
+            await asyncio.to_thread(self._store.note_on, kept.terms.asset, from_us, to_us)
+        del kept.on_us[: None if not kept.was_on else -1]
+        kept.said_us = now_us
 
 
 def installation_id(data_dir: Path) -> str:

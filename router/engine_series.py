@@ -1,47 +1,66 @@
-"""What is known of the local engine, as Prometheus gauges. What is not known is left out, never shown as 0."""
+"""What is known of the local engines, as Prometheus gauges. What is not known is left out, never shown as 0.
+
+Every gauge has the label `engine`, the candidate's name, so that one engine and several are asked for alike.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from local_llm.datamodels import EngineReading, GpuReading, InflightState, ProcessState
 from router.ports import Clock
 from router.telemetry import PrometheusTelemetry
 
-if TYPE_CHECKING:  # only its shape: the engine's machinery stays unloaded where there is no engine
-    from router.local_engines import LocalTier
+if TYPE_CHECKING:  # only their shape: the engines' machinery stays unloaded where there is no engine
+    from router.local_engines import LocalEngine
 
 _MAX_CARDS = 64
 
 
-def watch_engine(telemetry: PrometheusTelemetry, tier: LocalTier, clock: Clock) -> None:
-    """Register the gauges of `tier`; they are read when `/metrics` is."""
-    room = tier.room
-    telemetry.states(
+def watch_engines(telemetry: PrometheusTelemetry, engines: Sequence[LocalEngine], clock: Clock) -> None:
+    """Register the gauges of `engines`; they are read when `/metrics` is."""
+    telemetry.states_of(
         "router_engine_state",
-        "State of the local engine",
+        "State of each local engine",
         tuple(state.value for state in ProcessState),
-        lambda: room.process()[0].value,
+        "engine",
+        lambda: {engine.candidate.name: engine.room.process()[0].value for engine in engines},
     )
-    _own_count(telemetry, lambda: room.inflight.state(clock.now_s()))
-    telemetry.gauge(
-        "router_engine_slowdown_ratio",
+    shown = _Gauges(telemetry, engines)
+    _own_count(shown, clock)
+    shown.add(
+        "slowdown_ratio",
         "How many times slower its cards are made to run, 1 for not at all",
-        lambda: room.inflight.slowdown,
+        lambda engine: engine.room.inflight.slowdown,
     )
-    _engines_own_words(telemetry, room.reading, clock)
-    poller = tier.poller
-    if poller is not None:
-        telemetry.gauge("router_engine_scrapes", "Looks at its metrics since the start", lambda: poller.scrapes)
-        telemetry.gauge("router_engine_failed_scrapes", "Those that gave nothing", lambda: poller.scrape_errors)
-    process = tier.process
-    if process is not None:
-        telemetry.gauge("router_engine_starts", "How often it has been started", lambda: process.starts)
-    _cards(telemetry, room.gpus, clock)
+    _engines_own_words(shown, clock)
+    if any(engine.poller is not None for engine in engines):
+        shown.add("scrapes", "Looks at its metrics since the start", lambda e: e.poller.scrapes if e.poller else None)
+        shown.add("failed_scrapes", "Those that gave nothing", lambda e: e.poller.scrape_errors if e.poller else None)
+    if any(engine.process is not None for engine in engines):
+        shown.add("starts", "How often it has been started", lambda e: e.process.starts if e.process else None)
+    _cards(telemetry, engines, clock)
 
 
-def _own_count(telemetry: PrometheusTelemetry, state: Callable[[], InflightState]) -> None:
+class _Gauges:
+    """Adds gauges of which every engine has a value, or none."""
+
+    def __init__(self, telemetry: PrometheusTelemetry, engines: Sequence[LocalEngine]) -> None:
+        self._telemetry = telemetry
+        self._engines = engines
+
+    def add(self, name: str, text: str, pick: Callable[[LocalEngine], float | None]) -> None:
+        """`router_engine_NAME`."""
+        self._telemetry.gauges(
+            f"router_engine_{name}",
+            text,
+            "engine",
+            lambda: {engine.candidate.name: pick(engine) for engine in self._engines},
+        )
+
+
+def _own_count(shown: _Gauges, clock: Clock) -> None:
     gauges: dict[str, tuple[str, Callable[[InflightState], float]]] = {
         "requests_in_flight": ("Requests of ours in the engine", lambda s: s.n),
         "streaming_requests": ("Those past their first token", lambda s: s.streaming),
@@ -54,47 +73,40 @@ def _own_count(telemetry: PrometheusTelemetry, state: Callable[[], InflightState
         "unseen_load_factor": ("Load by others on it, as a multiple of ours", lambda s: s.unseen_factor),
     }
     for name, (text, pick) in gauges.items():
-        telemetry.gauge(f"router_engine_{name}", text, lambda pick=pick: pick(state()))  # type: ignore[misc]
+
+        def read(engine: LocalEngine, pick: Callable[[InflightState], float] = pick) -> float:
+            return pick(engine.room.inflight.state(clock.now_s()))
+
+        shown.add(name, text, read)
 
 
-def _engines_own_words(
-    telemetry: PrometheusTelemetry, reading: Callable[[], EngineReading | None], clock: Clock
-) -> None:
-    def told(pick: Callable[[EngineReading], float | None]) -> Callable[[], float | None]:
-        def read() -> float | None:
-            last = reading()
+def _engines_own_words(shown: _Gauges, clock: Clock) -> None:
+    gauges: dict[str, tuple[str, Callable[[EngineReading], float | None]]] = {
+        "reading_age_seconds": (
+            "Age of the last reading of its metrics",
+            lambda last: clock.now_s() - last.taken_at_s,
+        ),
+        "kv_cache_usage_ratio": ("Its KV cache in use, as it says", lambda last: last.kv_cache_usage_ratio),
+        "requests_running": ("Requests it works on, as it says", lambda last: last.running_requests),
+        "requests_waiting": ("Requests in its queue, as it says", lambda last: last.waiting_requests),
+    }
+    for name, (text, pick) in gauges.items():
+
+        def read(engine: LocalEngine, pick: Callable[[EngineReading], float | None] = pick) -> float | None:
+            last = engine.room.reading()
             return None if last is None else pick(last)
 
-        return read
-
-    telemetry.gauge(
-        "router_engine_reading_age_seconds",
-        "Age of the last reading of its metrics",
-        told(lambda last: clock.now_s() - last.taken_at_s),
-    )
-    telemetry.gauge(
-        "router_engine_kv_cache_usage_ratio",
-        "Its KV cache in use, as it says",
-        told(lambda last: last.kv_cache_usage_ratio),
-    )
-    telemetry.gauge(
-        "router_engine_requests_running", "Requests it works on, as it says", told(lambda last: last.running_requests)
-    )
-    telemetry.gauge(
-        "router_engine_requests_waiting", "Requests in its queue, as it says", told(lambda last: last.waiting_requests)
-    )
+        shown.add(name, text, read)
 
 
-def _cards(
-    telemetry: PrometheusTelemetry, gpus: Callable[[], tuple[float, tuple[GpuReading, ...]] | None], clock: Clock
-) -> None:
+def _cards(telemetry: PrometheusTelemetry, engines: Sequence[LocalEngine], clock: Clock) -> None:
     numbers = frozenset(str(index) for index in range(_MAX_CARDS))
 
     def age_s() -> float | None:
-        looked = gpus()
-        return None if looked is None else clock.now_s() - looked[0]
+        looked = [gpus[0] for engine in engines if (gpus := engine.room.gpus()) is not None]
+        return clock.now_s() - min(looked) if looked else None
 
-    telemetry.gauge("router_gpu_reading_age_seconds", "Age of the last reading of the engine's cards", age_s)
+    telemetry.gauge("router_gpu_reading_age_seconds", "Age of the last reading of the engines' cards", age_s)
     gauges: dict[str, tuple[str, Callable[[GpuReading], float | None]]] = {
         "healthy": (
             "1 for a card that can be trusted with work, 0 for one in trouble",
@@ -113,7 +125,7 @@ def _cards(
     for name, (text, pick) in gauges.items():
 
         def read(pick: Callable[[GpuReading], float | None] = pick) -> dict[str, float | None]:
-            looked = gpus()
-            return {str(gpu.index): pick(gpu) for gpu in (looked[1] if looked is not None else ())}
+            looked = [engine.room.gpus() for engine in engines]
+            return {str(gpu.index): pick(gpu) for one in looked if one is not None for gpu in one[1]}
 
         telemetry.gauges(f"router_gpu_{name}", text, "gpu", read, known=numbers)

@@ -1,4 +1,4 @@
-"""From the settings of the local tier to running objects: the candidate, its engine room, and how it is called."""
+"""From the settings of one engine to running objects: the candidate, its engine room, and how it is called."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from urllib.parse import urlsplit
 from local_llm.datamodels import EngineKind, EngineLimits, GpuReading, LaunchConfig, ProcessState
 from local_llm.embedded import BATCHED_TOKENS, EmbeddedModelError, engine_installed, find_model
 from local_llm.launch import gpus_used
-from local_llm.nvml import Nvml
-from local_llm.poller import INTERVAL_S, EnginePoller, GpuWatcher
+from local_llm.poller import INTERVAL_S, EnginePoller
 from local_llm.probe import AiohttpGet
 from local_llm.process import EngineProcess
 from router.core.charges import standard_rate
@@ -27,6 +26,9 @@ from router.core.periods import AssetTerms, OnMode
 from router.live_state import EngineRoom
 from router.ports import Clock
 from router.settings_types import Engine, LocalSettings
+
+Cards = Callable[[], tuple[float, tuple[GpuReading, ...]] | None]
+"""When the GPUs were last read, and what they told; `None` before the first time."""
 
 _EMBEDDED_STALE_AFTER_S = 10.0  # it shares its few cores with everything else, and its own count is always fresh
 _EAGER_POLL_S = 0.1
@@ -41,8 +43,8 @@ _REQUIRED = {
 
 
 @dataclass(slots=True)
-class LocalTier:
-    """The local tier. `process` is `None` where somebody else runs the engine, `poller` where nothing may be asked."""
+class LocalEngine:
+    """One engine of ours. `process` is `None` where somebody else runs it, `poller` where nothing may be asked."""
 
     candidate: Candidate
     room: EngineRoom
@@ -53,14 +55,11 @@ class LocalTier:
     poller: EnginePoller | None
     get: AiohttpGet
     clock: Clock
-    gpus: GpuWatcher | None = None
     terms: AssetTerms | None = None
     _watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start the engine if it is ours, and look at it from now on."""
-        if self.gpus is not None:
-            self.gpus.start()
         if self.process is not None:
             await self.process.start()
         if self.poller is not None:
@@ -97,13 +96,11 @@ class LocalTier:
                 await self._watching
         if self.process is not None:
             await self.process.stop()
-        if self.gpus is not None:
-            self.gpus.stop()
         await self.get.close()
 
 
-def build_local_tier(settings: LocalSettings, *, clock: Clock, data_dir: Path) -> LocalTier:
-    """The local tier of `settings`, whose engine is not NONE. Starts nothing."""
+def build_local_engine(settings: LocalSettings, *, clock: Clock, data_dir: Path, cards: Cards) -> LocalEngine:
+    """The engine of `settings`, which has one; `cards` tells of all GPUs of this machine. Starts nothing."""
     problem = settings.unavailable
     process: EngineProcess | None = None
     base_url, api_key = settings.api_base or "", None
@@ -128,33 +125,30 @@ def build_local_tier(settings: LocalSettings, *, clock: Clock, data_dir: Path) -
         unavailable_detail=problem,
     )
     room, get = _room(settings), AiohttpGet()
-    poller, gpus = None, None
+    poller = None
     if problem is None:
-        if _runs_on_this_machine(settings):
-            gpus = GpuWatcher(Nvml().read, now_s=clock.now_s)
-            room.gpus = _cards_of_engine(gpus, gpus_used(process.launch, os.environ) if process is not None else None)
+        if runs_on_this_machine(settings):
+            room.gpus = _cards_of_engine(cards, gpus_used(process.launch, os.environ) if process is not None else None)
         poller = _poller(settings, room, process, base_url, api_key, clock, get)
         room.process = poller.state
         room.reading = lambda: poller.reading
     terms = asset_terms(settings)
     asset = _asset(settings, terms)
-    return LocalTier(candidate, room, asset, base_url, api_key, process, poller, get, clock, gpus, terms)
+    return LocalEngine(candidate, room, asset, base_url, api_key, process, poller, get, clock, terms)
 
 
-def _runs_on_this_machine(settings: LocalSettings) -> bool:
+def runs_on_this_machine(settings: LocalSettings) -> bool:
     """Whether the cards of this machine are the engine's."""
     if settings.engine is Engine.EXTERNAL:
         return _address(settings.api_base or "")[0] in ("127.0.0.1", "localhost", "::1")
     return settings.engine is Engine.VLLM
 
 
-def _cards_of_engine(
-    watcher: GpuWatcher, used: frozenset[int] | None
-) -> Callable[[], tuple[float, tuple[GpuReading, ...]] | None]:
+def _cards_of_engine(cards: Cards, used: frozenset[int] | None) -> Cards:
     """The last look at the cards that the engine works on: what another card does is none of its business."""
 
     def look() -> tuple[float, tuple[GpuReading, ...]] | None:
-        latest = watcher.latest()
+        latest = cards()
         if latest is None or used is None:
             return latest
         return latest[0], tuple(gpu for gpu in latest[1] if gpu.index in used)

@@ -183,9 +183,8 @@ def _give_memory_back() -> None:
 async def _announce(gateway: Gateway, server: uvicorn.Server, host: str, port: int, *, quiet: bool) -> None:
     while not server.started:  # noqa: ASYNC110 - uvicorn tells it by a flag only
         await asyncio.sleep(0.01)
-    local = gateway.local
-    if local is not None and local.process is not None:
-        await local.wait_ready(_ENGINE_PATIENCE_S)
+    if gateway.local is not None:
+        await gateway.local.wait_ready(_ENGINE_PATIENCE_S, supervised=True)
     if quiet:
         return
     shown = f"[{host}]" if ":" in host else host

@@ -181,7 +181,7 @@ class PrometheusTelemetry:
 
     def gauge(self, name: str, text: str, read: Callable[[], float | None]) -> None:
         """A gauge that is read when `/metrics` is; `None` leaves it out, for what is not known."""
-        self.registry.register(_LiveGauge(name, text, None, lambda: {"": read()}, self._failures))
+        self.registry.register(_LiveGauge(name, text, (), lambda: {(): read()}, self._failures))
 
     def gauges(
         self,
@@ -195,20 +195,32 @@ class PrometheusTelemetry:
         """The same for one gauge per value of `label`, of which `known` (the models) are shown, others as `other`."""
         shown = self._models if known is None else known
 
-        def bounded() -> dict[str, float | None]:
-            return {value if value in shown else OTHER: number for value, number in read().items()}
+        def bounded() -> dict[tuple[str, ...], float | None]:
+            return {(value if value in shown else OTHER,): number for value, number in read().items()}
 
-        self.registry.register(_LiveGauge(name, text, label, bounded, self._failures))
+        self.registry.register(_LiveGauge(name, text, (label,), bounded, self._failures))
 
     def states(self, name: str, text: str, states: tuple[str, ...], read: Callable[[], str]) -> None:
         """One series for each of `states` (and `other`), 1 for the current one and 0 for the rest."""
 
-        def one_hot() -> dict[str, float | None]:
-            current = read()
-            current = current if current in states else OTHER
-            return {state: float(state == current) for state in (*states, OTHER)}
+        def one_hot() -> dict[tuple[str, ...], float | None]:
+            return {(state,): number for state, number in _one_hot(states, read()).items()}
 
-        self.registry.register(_LiveGauge(name, text, "state", one_hot, self._failures))
+        self.registry.register(_LiveGauge(name, text, ("state",), one_hot, self._failures))
+
+    def states_of(
+        self, name: str, text: str, states: tuple[str, ...], label: str, read: Callable[[], Mapping[str, str]]
+    ) -> None:
+        """The same for each value of `label`, of which the models are shown."""
+
+        def one_hot() -> dict[tuple[str, ...], float | None]:
+            return {
+                (value if value in self._models else OTHER, state): number
+                for value, current in read().items()
+                for state, number in _one_hot(states, current).items()
+            }
+
+        self.registry.register(_LiveGauge(name, text, (label, "state"), one_hot, self._failures))
 
     def watch(
         self,
@@ -275,31 +287,39 @@ class _LogPace:
     left_out: int = 0
 
 
+def _one_hot(states: tuple[str, ...], current: str) -> dict[str, float]:
+    current = current if current in states else OTHER
+    return {state: float(state == current) for state in (*states, OTHER)}
+
+
 class _LiveGauge:
-    """A collector whose values are read at the moment of the scrape; one that fails is left out and counted."""
+    """A collector whose values, by the values of `labels`, are read at the moment of the scrape.
+
+    One that fails is left out and counted.
+    """
 
     def __init__(
         self,
         name: str,
         text: str,
-        label: str | None,
-        read: Callable[[], Mapping[str, float | None]],
+        labels: tuple[str, ...],
+        read: Callable[[], Mapping[tuple[str, ...], float | None]],
         failures: Counter,
     ) -> None:
         self._failures = failures
         self._name = name
         self._text = text
-        self._label = label
+        self._labels = labels
         self._read = read
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        family = GaugeMetricFamily(self._name, self._text, labels=[self._label] if self._label else [])
+        family = GaugeMetricFamily(self._name, self._text, labels=self._labels)
         try:
             values = self._read()
         except Exception:  # noqa: BLE001 - one reading must not cost us the page with all the others
             self._failures.inc()
             return
-        for value, number in values.items():
+        for at, number in values.items():
             if number is not None:
-                family.add_metric([value] if self._label else [], number)
+                family.add_metric(at, number)
         yield family

@@ -73,7 +73,7 @@ async def running(
         server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
         serving = asyncio.create_task(server._serve([listening]))
         await until(lambda: server.started)
-        if gateway.local is not None and gateway.local.candidate.unavailable is None and ready_s is not None:
+        if gateway.local is not None and ready_s is not None:
             assert await gateway.local.wait_ready(ready_s)
         yield RunningGateway(gateway, f"http://127.0.0.1:{listening.getsockname()[1]}")
     finally:

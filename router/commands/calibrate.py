@@ -20,7 +20,8 @@ from local_llm.measure import measure, plan_for, timed_call, tokens_per_word
 from router.clock import SystemClock
 from router.commands.output import Format, write_rows
 from router.errors import RouterError
-from router.local_engines import LocalTier, build_local_tier
+from router.local_engines import LocalEngine
+from router.local_tier import build_local_tier
 from router.settings import Engine, Settings, load_settings
 
 _READY_S = {Engine.EMBEDDED: 60.0, Engine.EXTERNAL: 10.0, Engine.VLLM: 1800.0}
@@ -68,32 +69,32 @@ async def calibrate(settings: Settings, *, seconds: float, note: Callable[[str],
             f"something listens at {local.api_base} already: stop the gateway (or whatever it is) first, since an "
             "engine is measured alone and this command starts it itself"
         )
-    tier = build_local_tier(local, clock=SystemClock(), data_dir=settings.server.data_dir)
-    assert tier is not None  # noqa: S101 - there is an engine
-    if tier.candidate.unavailable is not None:
-        raise CannotCalibrate(tier.candidate.unavailable_detail or "the engine is not available")
+    tier = build_local_tier([local], clock=SystemClock(), data_dir=settings.server.data_dir)
+    (engine,) = tier.engines
+    if engine.candidate.unavailable is not None:
+        raise CannotCalibrate(engine.candidate.unavailable_detail or "the engine is not available")
     await tier.start()
     try:
-        if tier.process is not None:
+        if engine.process is not None:
             note("starting the engine")
-        if not await tier.wait_ready(_READY_S[local.engine]):
-            state, problem = tier.room.process()
+        if not await engine.wait_ready(_READY_S[local.engine]):
+            state, problem = engine.room.process()
             raise CannotCalibrate(f"the engine is {state.value}: {problem or 'its metrics cannot be read'}")
-        _see_that_it_is_idle(tier)
-        return await _measure(tier, tier.room.limits, seconds=seconds, note=note)
+        _see_that_it_is_idle(engine)
+        return await _measure(engine, engine.room.limits, seconds=seconds, note=note)
     finally:
         await tier.stop()
 
 
-async def _measure(tier: LocalTier, limits: EngineLimits, *, seconds: float, note: Callable[[str], object]) -> Fit:
-    headers = {"Authorization": f"Bearer {tier.api_key}"} if tier.api_key is not None else {}
-    ends_at_s = tier.clock.now_s() + seconds
+async def _measure(engine: LocalEngine, limits: EngineLimits, *, seconds: float, note: Callable[[str], object]) -> Fit:
+    headers = {"Authorization": f"Bearer {engine.api_key}"} if engine.api_key is not None else {}
+    ends_at_s = engine.clock.now_s() + seconds
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        call = timed_call(session, tier.base_url, model=tier.candidate.wire_model, headers=headers)
+        call = timed_call(session, engine.base_url, model=engine.candidate.wire_model, headers=headers)
         try:
             plan = plan_for(limits, tokens_per_word=await tokens_per_word(call))
             found = await measure(
-                call, limits, name="measured", plan=plan, note=note, time_left=lambda: tier.clock.now_s() < ends_at_s
+                call, limits, name="measured", plan=plan, note=note, time_left=lambda: engine.clock.now_s() < ends_at_s
             )
         except CalibrationError as error:
             raise CannotCalibrate(f"the measurement failed: {error}") from error
@@ -103,8 +104,8 @@ async def _measure(tier: LocalTier, limits: EngineLimits, *, seconds: float, not
     return found
 
 
-def _see_that_it_is_idle(tier: LocalTier) -> None:
-    reading = tier.room.reading()
+def _see_that_it_is_idle(engine: LocalEngine) -> None:
+    reading = engine.room.reading()
     if reading is None:
         return  # an engine that tells nothing: whoever calls must know
     busy = (reading.running_requests or 0) + (reading.waiting_requests or 0)

@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from local_llm.poller import EnginePoller
 from router.bootstrap import Gateway
 from tests.gateway import RunningGateway, running, three_tiers, until
 from tests.upstream import FakeUpstream, ok, stall_after_headers
@@ -81,10 +82,10 @@ class House:
         return response.status, body["status"], local["detail"]
 
     async def gauge(self, name: str) -> float | None:
-        """A value from /metrics, `None` where it is not shown."""
+        """The engine's value from /metrics, `None` where it is not shown."""
         async with self.session.get(f"{self.front.url}/metrics") as response:
             lines = (await response.text()).splitlines()
-        return next((float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name} ")), None)
+        return next((float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name}{{")), None)
 
     @property
     def api_calls(self) -> int:
@@ -96,14 +97,20 @@ def impatient(gateway: Gateway) -> None:
     """Readings grow old sooner, so that a test need not wait."""
     for room in gateway.state.engines.values():
         room.stale_after_s = STALE_AFTER_S
-    assert gateway.local is not None and gateway.local.poller is not None
+
+
+def watcher(gateway: Gateway) -> EnginePoller:
+    """Of the only engine."""
+    assert gateway.local is not None
+    (engine,) = gateway.local.engines
+    assert engine.poller is not None
+    return engine.poller
 
 
 async def keep_looking(gateway: Gateway) -> None:
     """Look at the engine ten times as often as is usual."""
-    assert gateway.local is not None and gateway.local.poller is not None
     while True:
-        await gateway.local.poller.poll()
+        await watcher(gateway).poll()
         await asyncio.sleep(0.1)
 
 
@@ -153,7 +160,7 @@ async def test_an_engine_that_dies_is_left_and_taken_up_again_at_its_old_address
         assert await h.tier() == "local"
         await h.engine.stop()
         assert await h.tier() == "cheap"  # fallen back from, unseen
-        await until(lambda: h.front.gateway.local.poller.state()[0] == "down")  # type: ignore[union-attr]
+        await until(lambda: watcher(h.front.gateway).state()[0] == "down")
         before = len(h.cheap.chats)
         status, headers, _ = await h.ask()
         assert (status, headers["x-router-attempts"]) == (200, "1")  # not even tried
@@ -171,7 +178,7 @@ async def test_a_hung_engine_that_says_it_is_well_is_left_by_its_lack_of_progres
         waiting = asyncio.create_task(h.ask(headers=HOME, stream=True))
         await until(lambda: h.front.gateway.state.engines["house-model"].inflight.n == 1)
         began_s = time.monotonic()
-        await until(lambda: h.front.gateway.local.poller.state()[0] == "degraded")  # type: ignore[union-attr]
+        await until(lambda: watcher(h.front.gateway).state()[0] == "degraded")
         assert time.monotonic() - began_s < 5.0
         assert await h.tier() == "cheap"
         _, word, why = await h.readiness()
@@ -292,7 +299,7 @@ async def test_what_must_stay_at_home_is_told_when_to_come_back_by_the_predicted
 async def test_what_must_stay_at_home_never_leaves_it(tmp_path: Path) -> None:
     async with house(tmp_path) as h:
         h.engine.pages["/health"] = (503, b"", "text/plain")
-        await until(lambda: h.front.gateway.local.poller.state()[0] == "down")  # type: ignore[union-attr]
+        await until(lambda: watcher(h.front.gateway).state()[0] == "down")
         for how in ({"headers": HOME}, {"model": "auto:local"}, {"stream": True, "headers": HOME}):
             status, _, body = await h.ask(**how)  # type: ignore[arg-type]
             assert (status, body["error"]["code"]) == (503, "no_route")

@@ -135,7 +135,7 @@ async def test_a_card_that_is_lost_takes_its_engine_out_and_brings_it_back(tmp_p
         assert 'router_gpu_healthy{gpu="0"} 1.0' in page
         assert 'router_gpu_healthy{gpu="1"} 0.0' in page
         assert 'router_gpu_memory_used_bytes{gpu="1"}' not in page
-        assert 'router_engine_state{state="down"} 1.0' in page
+        assert 'router_engine_state{engine="house-model",state="down"} 1.0' in page
         before = m.api_calls()
         status, _, body = await m.ask(**{"x-router-locality": "local"})
         assert (status, body["error"]["code"]) == (503, "no_route")
@@ -148,7 +148,7 @@ async def test_a_hot_card_makes_its_engine_slower_and_a_very_slow_one_is_left(tm
     async with machine(tmp_path, library, TWO_CARDS) as m:
         await m.tier_becomes("local")
         m.cards(TWO_CARDS + "0.throttle 0x40\n0.clock_mhz 1000\n")
-        await m.page_becomes("router_engine_slowdown_ratio 2.0")
+        await m.page_becomes('router_engine_slowdown_ratio{engine="house-model"} 2.0')
         assert (await m.ask())[1] == "local"
         m.cards(TWO_CARDS + "0.throttle 0x40\n0.clock_mhz 400\n")
         await m.tier_becomes("cheap")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from router.closing import PeriodKeeper, installation_id
+from router.closing import KeptAsset, PeriodKeeper, installation_id
 from router.core.datamodels import WorkDone
 from router.core.periods import AssetTerms, OnMode
 from tests.fakes import NOON, FakeClock
@@ -106,8 +106,9 @@ def keep(data_dir: Path, terms: AssetTerms | None = RENTED) -> Kept:
     def warn(event: str, **labels: str) -> None:
         warnings.append(event)
 
+    assets = [KeptAsset(terms, lambda: world["on"])] if terms is not None else []
     keeper = PeriodKeeper(
-        books, terms=terms, engine_is_on=lambda: world["on"], in_progress=running, data_dir=data_dir, clock=clock,
+        books, assets=assets, in_progress=running, data_dir=data_dir, clock=clock,
         ready=lambda: world["ready"], on_warning=warn, ticker=_for_ever,
     )  # fmt: skip
     return Kept(keeper, books, clock, running, world, warnings)
@@ -195,6 +196,29 @@ async def test_an_engine_counted_while_it_runs_is_on_from_its_start_to_its_end(d
     assert kept.books.told[-1] == ("close",)
 
 
+async def test_engines_counted_while_they_run_are_each_on_for_themselves(data_dir: Path) -> None:
+    kept = keep(data_dir)
+    on = {"gpu0": True, "gpu1": False}
+    assets = [KeptAsset(replace(COUNTED, asset=name), lambda name=name: on[name]) for name in on]  # type: ignore[misc]
+    keeper = PeriodKeeper(
+        kept.books, assets=[*assets, KeptAsset(replace(RENTED, asset="rack"), lambda: True)], in_progress=(),
+        data_dir=data_dir, clock=kept.clock, ready=lambda: True, on_warning=lambda event, **labels: None,
+        ticker=_for_ever,
+    )  # fmt: skip
+    keeper.start()
+    for gpu0, gpu1 in ((True, False), (True, True), (False, True)):
+        on |= {"gpu0": gpu0, "gpu1": gpu1}
+        await keeper.turn()
+        kept.clock.tick(40)
+    await keeper.stop()
+    assert kept.books.of("register")[0][0] == ("gpu0", "gpu1", "rack")
+    longest: dict[str, tuple[int, int]] = {}
+    for name, from_us, to_us in kept.books.of("on"):
+        longest[name] = (from_us, max(to_us, longest.get(name, (0, 0))[1]))
+    noon = us(NOON)
+    assert longest == {"gpu0": (noon, noon + 80_000_000), "gpu1": (noon + 40_000_000, noon + 120_000_000)}
+
+
 async def test_without_hardware_nothing_is_noted_but_what_was_sold_is_still_closed(data_dir: Path) -> None:
     kept = keep(data_dir, None)
     kept.keeper.start()
@@ -219,7 +243,7 @@ async def test_it_runs_by_itself_and_wakes_for_the_hour(data_dir: Path) -> None:
             await asyncio.Event().wait()
 
     keeper = PeriodKeeper(
-        kept.books, terms=RENTED, engine_is_on=lambda: True, in_progress=(), data_dir=data_dir, clock=kept.clock,
+        kept.books, assets=[KeptAsset(RENTED, lambda: True)], in_progress=(), data_dir=data_dir, clock=kept.clock,
         ready=lambda: True, on_warning=lambda event, **labels: None, ticker=ticker,
     )  # fmt: skip
     kept.clock.utc = NOON + timedelta(minutes=59, seconds=50, milliseconds=250)

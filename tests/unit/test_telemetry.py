@@ -165,6 +165,18 @@ def test_states_are_read_when_the_page_is() -> None:
     assert value(metrics, "router_ledger_state", state="healthy") == 0
 
 
+def test_each_engine_has_a_state_of_its_own_and_an_unknown_one_is_other() -> None:
+    metrics = telemetry()
+    states = {"luna": "ready", "sol": "on fire", "junk": "down"}
+    metrics.states_of("router_engine_state", "State", ("ready", "down"), "engine", lambda: states)
+    seen = {
+        (labels["engine"], labels["state"])
+        for (name, pairs), number in series(metrics).items()
+        if name == "router_engine_state" and number == 1 and (labels := dict(pairs))
+    }
+    assert seen == {("luna", "ready"), ("sol", "other"), ("other", "down")}
+
+
 def test_what_is_not_known_is_left_out_and_never_zero() -> None:
     metrics = telemetry()
     metrics.gauge("router_local_kv_cache_usage_ratio", "KV cache in use", lambda: None)
