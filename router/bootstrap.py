@@ -18,9 +18,10 @@ from router.api.face import Face, InFlight
 from router.api.idempotency import IdempotencyStore
 from router.clock import SystemClock
 from router.closing import KeptAsset, PeriodKeeper
-from router.core.budgets import BudgetBook, Period
+from router.core.budgets import BudgetBook, Period, window_at
 from router.core.datamodels import NANO_PER_USD, AssetRate, Candidate, Flag, PriceRow, Reject
 from router.core.eligibility import engine_problems
+from router.core.exploration import ExplorationBudget
 from router.core.fallback import RetryConfig
 from router.core.health import is_open
 from router.core.lengths import LengthTable
@@ -97,6 +98,15 @@ class Gateway:
             except Exception:  # noqa: BLE001 - whatever is wrong with the database, the gateway starts
                 self.telemetry.warn("budget_history_unknown")
         self.budgets.carry_over(spent)
+        if self.settings.policy.exploration_ratio > 0.0:
+            await self._carry_over_exploration()
+
+    async def _carry_over_exploration(self) -> None:
+        today = window_at(Period.DAY, self.clock.now_utc()).starts_at_utc
+        try:
+            self.state.carry_over_exploration(await self.ledger.explored_since(today))
+        except Exception:  # noqa: BLE001 - the same
+            self.telemetry.warn("budget_history_unknown")
 
     async def stop(self) -> None:
         """Connections, engine, books: the books last, since everything before may still settle."""
@@ -199,6 +209,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
     candidates = (*(engine.candidate for engine in ours), *_api_candidates(settings.tiers))
     models = {model.name: model for _, model in settings.tiers.api_models()}
     budgets = _budgets(settings, clock)
+    exploration = ExplorationBudget(to_nanousd(settings.policy.exploration_budget_usd_per_day) or 0)
     telemetry = PrometheusTelemetry(
         models={name for c in candidates for name in (c.name, c.wire_model)},
         tenants={DEFAULT_TENANT, *(key.tenant for key in settings.server.auth.keys)},
@@ -229,6 +240,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
             prior=prior,
             on_trouble=lambda cause: telemetry.warn("classifier_unavailable", cause=cause),
         ),
+        exploration=exploration if settings.policy.exploration_ratio > 0.0 else None,
     )
     ledger = SqlLedger(settings.server.database_url, settings.server.data_dir, clock=clock, on_warning=telemetry.warn)
     tokens = TiktokenCounter()
@@ -247,6 +259,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
         prior=prior,
         new_id=request_ids(clock),
         retry=RetryConfig(),
+        draw=secrets.SystemRandom().random,
         store_prompts=settings.server.store_prompts,
         supervised=frozenset(engine.candidate.name for engine in ours if engine.process is not None),
     )

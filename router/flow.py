@@ -144,6 +144,8 @@ def consider(seen: Described, deps: Deps) -> tuple[Decision, Snapshot]:
 async def choose(seen: Described, deps: Deps) -> tuple[Decision, Snapshot]:
     """Decide; where the policy lets a request queue for the local engine, wait for room and decide again."""
     started_at_s = deps.clock.now_s()
+    if deps.draw is not None and seen.cfg.exploration_ratio > 0.0:
+        seen = replace(seen, facts=replace(seen.facts, exploration_draw=deps.draw()))
     while True:
         decision, snapshot = consider(seen, deps)
         left_s = started_at_s + decision.queue_for_s - deps.clock.now_s()

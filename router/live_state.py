@@ -32,11 +32,13 @@ from router.core.datamodels import (
     Flag,
     PriceRow,
     ProviderHealth,
+    Reason,
     RequestFacts,
     Snapshot,
     Tier,
 )
 from router.core.densities import DensityWindow
+from router.core.exploration import ExplorationBudget, extra_nanousd
 from router.core.health import after, begin_probe
 from router.core.replay import world_bytes, world_hash
 from router.ports import Clock, Judgement, LocalTicket
@@ -138,8 +140,10 @@ class LiveState:
         engines: Mapping[str, EngineRoom],
         assets: Mapping[str, AssetRate],
         judged: ScorerChoice,
+        exploration: ExplorationBudget | None = None,
     ) -> None:
         self._clock = clock
+        self._exploration = exploration
         self._candidates = candidates
         self._price_row = price_row
         self._budgets = budgets
@@ -195,6 +199,7 @@ class LiveState:
             input_token_ratio=self._ratios,
             scorer_version=self.judged.current.scorer.version,
             world_hash=self._world_hash,
+            exploration_left_nanousd=self._exploration.left_nanousd(now_utc) if self._exploration is not None else None,
         )
 
     def world(self) -> bytes:
@@ -225,9 +230,16 @@ class LiveState:
                 self._health = {**self._health, candidate.name: new}
 
     def note_decision(self, decision: Decision) -> None:
-        """Remember what a GPU-second is worth to it; the congestion price is read off that."""
+        """Remember what a GPU-second is worth to it (the congestion price is read off that), and what exploring costs."""
+        if self._exploration is not None and decision.reason is Reason.EXPLORE:
+            self._exploration.note(extra_nanousd(decision), self._clock.now_utc())
         if self._densities.note(decision):
             self._quantiles = dict.fromkeys(self.engines, self._densities.quantiles)
+
+    def carry_over_exploration(self, nanousd: int) -> None:
+        """What the books show exploring to have cost today before this process began; once, at start."""
+        if self._exploration is not None:
+            self._exploration.note(nanousd, self._clock.now_utc())
 
     def note_input_tokens(self, candidate: Candidate, *, counted: int, reported: int) -> None:
         """Learn how the candidate's tokenizer counts: a decaying ratio of sums, so that long prompts weigh most.

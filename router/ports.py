@@ -286,7 +286,7 @@ class Deps:
     """Everything the flow is given; built in one place (`bootstrap`), by hand in tests.
 
     `prior` judges where the scorer in force fails; `in_progress` holds the requests that a local engine is working on
-    now.
+    now. `draw` gives uniform numbers from [0, 1) for exploration; without it nothing is explored.
     """
 
     clock: Clock
@@ -306,3 +306,4 @@ class Deps:
     supervised: frozenset[str] = frozenset()
     max_precommit_bytes: int = 262_144
     in_progress: set[InProgress] = field(default_factory=set)
+    draw: Callable[[], float] | None = None

@@ -73,9 +73,7 @@ __all__ = [
     "parse_settings",
 ]
 
-NOT_ACTED_ON: Mapping[Path, str] = {
-    ("policy", "exploration_ratio"): "no request is sent elsewhere than decided",
-}
+NOT_ACTED_ON: Mapping[Path, str] = {}
 """Keys that are accepted and do nothing in this release, with what happens instead."""
 
 SHIPPED_SOURCE = "shipped default"

@@ -108,4 +108,5 @@ def build_policy(file: PolicyFile) -> PolicySettings:
         budget_usd_per_month=file.budget_usd_per_month,
         on_saturation=file.on_saturation,
         exploration_ratio=file.exploration_ratio,
+        exploration_budget_usd_per_day=file.exploration_budget_usd_per_day,
     )

@@ -317,7 +317,10 @@ class PolicyFile(Section):
         "spill", description="when the local tier is full: spill to an API, queue for it, or reject"
     )
     exploration_ratio: Ratio = Field(
-        0.0, description="share of requests sent elsewhere than decided, to learn from, 0..1"
+        0.0, description="share of requests sent to another tier than decided, to learn from, 0..1; default 0: none"
+    )
+    exploration_budget_usd_per_day: Usd = Field(
+        Decimal(1), description="most that exploring may cost in USD a day (UTC) above the usual choice, in expectation"
     )
 
 

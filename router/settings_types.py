@@ -215,15 +215,19 @@ class PolicySettings:
     budget_usd_per_month: Decimal | None
     on_saturation: str
     exploration_ratio: float
+    exploration_budget_usd_per_day: Decimal
 
     def policy_config(self, preset: str | None = None) -> PolicyConfig:
-        """The dials as the decision takes them; `preset` (a key of QUALITY_TARGETS) sets another target."""
+        """The dials as the decision takes them; `preset` (a key of QUALITY_TARGETS) sets another target.
+
+        A caller who names a preset has chosen: such requests do not explore.
+        """
         return PolicyConfig(
             quality_target_ratio=self.quality_target_ratio if preset is None else QUALITY_TARGETS[preset],
             quality_floor_ratio=self.quality_floor_ratio,
             on_saturation=self.on_saturation,
             max_nanousd_per_request=to_nanousd(self.max_usd_per_request),
-            exploration_ratio=self.exploration_ratio,
+            exploration_ratio=self.exploration_ratio if preset is None else 0.0,
         )
 
 

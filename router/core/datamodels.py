@@ -159,6 +159,7 @@ class RequestFacts:
     """What the decision needs to know of a request, and nothing of its text.
 
     `quality_floor_ratio` is the hard per-request floor; `deadline_s` is a duration from `received_at_s`.
+    `exploration_draw` is a uniform number from [0, 1) where the policy explores: chance is an input like any other.
     """
 
     request_id: str
@@ -179,6 +180,7 @@ class RequestFacts:
     quality_floor_ratio: float | None = None
     max_nanousd: int | None = None
     session: str | None = None
+    exploration_draw: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +284,8 @@ class Snapshot:
     """One frozen look at the world; every mapping is keyed by candidate name.
 
     `density_quantiles` are ascending value densities (usd per GPU-second) of recent requests, from which the
-    congestion price is read; empty means no congestion price yet.
+    congestion price is read; empty means no congestion price yet. `exploration_left_nanousd` is what exploring may
+    still cost today above the usual choice, `None` for no bound.
     """
 
     now_s: float
@@ -296,6 +299,7 @@ class Snapshot:
     input_token_ratio: Mapping[str, float] = field(default_factory=dict)
     scorer_version: str = ""
     world_hash: str = ""
+    exploration_left_nanousd: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +356,8 @@ class Decision:
     `ranked` is the chosen candidate and then those to fall back to, best first; empty when nothing can answer now.
     Then `queue_for_s` > 0 says that waiting for the local engine is allowed, and `blocked_by_saturation` that it is
     only fullness that stands in the way. `moment` is what `inputs_hash` was taken over (see `core.replay`).
+    `exploration_probability` is the probability with which the chosen candidate was taken, 1 where nothing was left to
+    chance; `action_probability` that of every tier that chance might have taken, empty where there was no chance.
     """
 
     ranked: tuple[Candidate, ...]
@@ -364,7 +370,8 @@ class Decision:
     flags: tuple[Flag, ...] = ()
     queue_for_s: float = 0.0
     blocked_by_saturation: bool = False
-    exploration_probability: float = 0.0
+    exploration_probability: float = 1.0
+    action_probability: Mapping[str, float] = field(default_factory=dict)
     moment: bytes = field(default=b"", repr=False)
 
     @property

@@ -10,7 +10,7 @@ engine. Fully loaded cost never enters: deciding on it makes an idle GPU look de
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from classifier.datamodels import Score
 from local_llm.datamodels import Binding, LocalSnapshot, Tightness
@@ -32,6 +32,7 @@ from router.core.datamodels import (
     Tier,
 )
 from router.core.eligibility import why_not
+from router.core.exploration import Draw, draw_tier
 from router.core.pricing import estimate_nanousd
 from router.core.replay import hash_inputs, moment_bytes
 
@@ -97,6 +98,10 @@ def decide(
     if wanted_local is not None and (not ranked or cfg.on_saturation != "spill"):
         ranked, queue_for_s, extra = _on_saturation(wanted_local, ranked, snapshot, cfg)
         flags += extra
+    usual, drawn = ranked[0] if ranked else None, None
+    if facts.exploration_draw is not None and usual is not None and queue_for_s <= 0.0:
+        drawn = _draw(facts.exploration_draw, ranked, facts, snapshot, cfg)
+        ranked = _with_drawn_first(drawn, ranked, pace, cfg)
     best = ranked[0] if ranked else None
     moment = moment_bytes(facts, score, snapshot, cfg)
     flags += _flags_of(best, facts, snapshot)
@@ -105,7 +110,7 @@ def decide(
     return Decision(
         ranked=tuple(o.candidate for o in ranked),
         alternatives=tuple(_alternative(o, best) for o in options),
-        reason=_reason(best, options, wanted_local, facts) if best is not None else None,
+        reason=_reason(best, usual, options, wanted_local, facts) if best is not None else None,
         reserve_nanousd=best.reserve_nanousd if best is not None else 0,
         score=score,
         inputs_hash=hash_inputs(candidates, snapshot, moment),
@@ -113,6 +118,8 @@ def decide(
         flags=tuple(dict.fromkeys(flags)),
         queue_for_s=queue_for_s,
         blocked_by_saturation=wanted_local is not None and not ranked,
+        exploration_probability=drawn.probability[drawn.taken] if drawn is not None else 1.0,
+        action_probability=drawn.probability if drawn is not None and len(drawn.probability) > 1 else {},
         moment=moment,
     )
 
@@ -286,7 +293,41 @@ def _on_saturation(
     return ranked, engine.slo.ttft_s, []
 
 
-def _reason(best: _Option, options: list[_Option], wanted_local: _Option | None, facts: RequestFacts) -> Reason:
+def _draw(draw: float, ranked: list[_Option], facts: RequestFacts, snapshot: Snapshot, cfg: PolicyConfig) -> Draw:
+    """Throw the dice over the tiers that may answer besides the chosen one, each by its best candidate.
+
+    All of them are eligible. What keeps a tier out: a pin, a floor that somebody asked for (the target, where it only
+    stands in for one, does not), and an expected extra cost beyond what exploring may still cost today.
+    """
+    usual = ranked[0]
+    tier = usual.candidate.tier
+    pinned = facts.pinned_model is not None or facts.pinned_tier is not None
+    floor_asked = facts.quality_floor_ratio is not None or cfg.quality_floor_ratio is not None
+    left = snapshot.exploration_left_nanousd
+    others: list[str] = []
+    for option in () if pinned else ranked[1:]:
+        extra_nanousd = (option.marginal_usd - usual.marginal_usd) * NANO_PER_USD
+        below = floor_asked and Reject.QUALITY_BELOW_FLOOR in option.reasons
+        affordable = left is None or extra_nanousd <= 0.0 or extra_nanousd <= left
+        name = option.candidate.tier.value
+        if option.candidate.tier is not tier and name not in others and affordable and not below:
+            others.append(name)
+    return draw_tier(draw, cfg.exploration_ratio, tier.value, others)
+
+
+def _with_drawn_first(drawn: Draw, ranked: list[_Option], pace: float, cfg: PolicyConfig) -> list[_Option]:
+    first = next(o for o in ranked if o.candidate.tier.value == drawn.taken)
+    if first is not ranked[0]:
+        first.reasons = ()
+        first.objective_usd = _objective(first, first.marginal_usd, max(o.p for o in ranked), pace, cfg)
+    return [first, *(o for o in ranked if o is not first)]
+
+
+def _reason(
+    best: _Option, usual: _Option | None, options: list[_Option], wanted_local: _Option | None, facts: RequestFacts
+) -> Reason:
+    if best is not usual:
+        return Reason.EXPLORE
     if facts.pinned_model is not None or facts.pinned_tier is not None:
         return Reason.PINNED_BY_CLIENT
     tier = best.candidate.tier
@@ -358,8 +399,3 @@ def _alternative(option: _Option, best: _Option | None) -> Alternative:
         tpot_s=option.fit.tpot_s if option.fit is not None else None,
         work_gpu_s=option.work_gpu_s,
     )
-
-
-def with_exploration(decision: Decision, probability: float) -> Decision:
-    """The same decision, taken with a known probability (for unbiased learning from logs)."""
-    return replace(decision, exploration_probability=probability)

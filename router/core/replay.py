@@ -53,6 +53,7 @@ class Moment:
     input_token_ratio: Mapping[str, float]
     cfg: PolicyConfig
     scorer_version: str
+    exploration_left_nanousd: int | None = None
 
 
 def _plain(value: Any) -> Any:
@@ -92,6 +93,7 @@ def moment_bytes(facts: RequestFacts, score: Score, snapshot: Snapshot, cfg: Pol
             snapshot.input_token_ratio,
             cfg,
             snapshot.scorer_version,
+            snapshot.exploration_left_nanousd,
         )
     )
 
@@ -118,5 +120,6 @@ def restore(world: bytes, moment: bytes) -> tuple[RequestFacts, Score, tuple[Can
         input_token_ratio=m.input_token_ratio,
         scorer_version=m.scorer_version,
         world_hash=world_hash(world),
+        exploration_left_nanousd=m.exploration_left_nanousd,
     )
     return m.facts, m.score, w.candidates, snapshot, m.cfg

@@ -14,12 +14,14 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, inspect, select
 
-from router.core.datamodels import AttemptRecord, RoutingRecord, Tier
+from router.core.datamodels import AttemptRecord, Reason, RoutingRecord, Tier
+from router.core.exploration import extra_nanousd
 from router.stores.engines import sqlite_path
 from router.stores.rows import attempt_of, from_us, record_of, to_us
 from router.stores.schema import attempt, feedback, open_attempt, request, world
 
 _DAY_US = 86_400_000_000
+_PAGE_ROWS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,15 @@ def spent_since(engine: Engine, from_utc: datetime) -> int:
     )
     with look(engine) as connection:
         return int(connection.scalar(query) or 0) if connection is not None else 0
+
+
+def explored_since(engine: Engine, from_utc: datetime) -> int:
+    """Nano-dollars that explored requests received at or after `from_utc` were expected to cost above the usual."""
+    query = _records().where(request.c.reason == Reason.EXPLORE.value, request.c.received_at_us >= to_us(from_utc))
+    with look(engine) as connection:
+        rows = connection.execution_options(yield_per=_PAGE_ROWS).execute(query).mappings() if connection else ()
+        found = (record_of(dict(row), ()).decision for row in rows)
+        return sum(extra_nanousd(decision) for decision in found if decision is not None)
 
 
 def record(engine: Engine, request_id: str, tenant: str | None = None) -> RoutingRecord | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any, get_type_hints
@@ -47,15 +47,21 @@ class _Candidates(msgspec.Struct):
     candidates: tuple[Candidate, ...] = ()
 
 
+def _default(field_of_noun: Field[Any]) -> tuple[Any, ...]:
+    if field_of_noun.default is not MISSING:
+        return (field_of_noun.default,)
+    if field_of_noun.default_factory is not MISSING:
+        return (msgspec.field(default_factory=field_of_noun.default_factory),)
+    return ()
+
+
 class Shape:
     """How a noun is kept as JSON: without some fields, and without what has its default."""
 
     def __init__(self, noun: type[Any], *without: str) -> None:
         hints = get_type_hints(noun)
         kept = [f for f in fields(noun) if f.name not in without]
-        plain = [
-            (f.name, hints[f.name], f.default) if f.default is not MISSING else (f.name, hints[f.name]) for f in kept
-        ]
+        plain = [(f.name, hints[f.name], *_default(f)) for f in kept]
         self._struct = msgspec.defstruct(f"Stored{noun.__name__}", plain, omit_defaults=True, kw_only=False)
         self._values = attrgetter(*(f.name for f in kept))
 

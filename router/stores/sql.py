@@ -128,3 +128,7 @@ class SqlLedger:
     async def spent_since(self, from_utc: datetime) -> int:
         """`queries.spent_since`, off the loop."""
         return await asyncio.to_thread(queries.spent_since, self.read_engine, from_utc)
+
+    async def explored_since(self, from_utc: datetime) -> int:
+        """`queries.explored_since`, off the loop."""
+        return await asyncio.to_thread(queries.explored_since, self.read_engine, from_utc)

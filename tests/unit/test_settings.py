@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from router.core.hardware import OwnedHardware
 from router.errors import ConfigError
 from router.settings import (
-    NOT_ACTED_ON,
     Engine,
     RentedHardware,
     Settings,
@@ -110,20 +109,11 @@ policy:
     config = settings.policy.policy_config()
     assert (config.quality_target_ratio, config.max_nanousd_per_request) == (0.93, 10_000_000)
     assert settings.policy.policy_config("quality").quality_target_ratio == 0.99
-    assert settings.not_acted_on == ("policy.exploration_ratio",)
+    assert settings.not_acted_on == ()
+    assert (config.exploration_ratio, settings.policy.policy_config("quality").exploration_ratio) == (0.1, 0.0)
     assert settings.price_overrides() == {
         "openai/gpt-6-luna": {"input_usd_per_mtok": Decimal("0.1"), "output_usd_per_mtok": Decimal("0.5")}
     }
-
-
-def test_a_key_that_does_nothing_is_not_named_as_long_as_it_says_the_default() -> None:
-    assert parse_settings(EMBEDDED + "policy: {exploration_ratio: 0.0}", {}).not_acted_on == ()
-
-
-def test_every_key_that_does_nothing_exists() -> None:
-    asked = {"ROUTER_POLICY__EXPLORATION_RATIO": "0.5"}
-    named = parse_settings(EMBEDDED, asked).not_acted_on
-    assert named == tuple(".".join(str(part) for part in path) for path in NOT_ACTED_ON)
 
 
 def test_owned_hardware_has_all_its_figures() -> None:
