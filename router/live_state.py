@@ -230,7 +230,7 @@ class LiveState:
                 self._health = {**self._health, candidate.name: new}
 
     def note_decision(self, decision: Decision) -> None:
-        """Remember what a GPU-second is worth to it (the congestion price is read off that), and what exploring costs."""
+        """Remember what a GPU-second is worth to it, for the congestion price, and what exploring costs."""
         if self._exploration is not None and decision.reason is Reason.EXPLORE:
             self._exploration.note(extra_nanousd(decision), self._clock.now_utc())
         if self._densities.note(decision):
