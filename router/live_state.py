@@ -153,6 +153,7 @@ class LiveState:
         self._health: Mapping[str, ProviderHealth] = {}
         self._ratios: Mapping[str, float] = {}
         self._ratio_sums: dict[str, tuple[float, float]] = {}
+        self._cache_unknown: frozenset[str] = frozenset()
         self._densities = DensityWindow()
         self._quantiles: Mapping[str, tuple[float, ...]] = {}
         self._room = asyncio.Event()
@@ -197,6 +198,7 @@ class LiveState:
             assets=self._assets,
             density_quantiles=self._quantiles,
             input_token_ratio=self._ratios,
+            cache_unknown=self._cache_unknown,
             scorer_version=self.judged.current.scorer.version,
             world_hash=self._world_hash,
             exploration_left_nanousd=self._exploration.left_nanousd(now_utc) if self._exploration is not None else None,
@@ -215,11 +217,17 @@ class LiveState:
         self.judged.note(judgement, took_s, self._clock.now_s())
 
     def note(self, candidate: Candidate, result: AttemptResult) -> None:
-        """Tell the candidate's circuit how a call ended."""
+        """Tell the candidate's circuit how a call ended, and whether its host tells what came from a cache."""
         old = self._health.get(candidate.name, ProviderHealth())
         new = after(old, result.outcome, result.finished_at_s, retry_after_s=result.retry_after_s)
         if new != old:
             self._health = {**self._health, candidate.name: new}
+        if result.usage is not None and not result.usage.estimated:
+            self._note_cache(candidate.name, told=Flag.CACHE_UNKNOWN not in result.usage.flags)
+
+    def _note_cache(self, name: str, *, told: bool) -> None:
+        if told is (name in self._cache_unknown):
+            self._cache_unknown = self._cache_unknown ^ {name}
 
     def probing(self, candidate: Candidate) -> None:
         """Mark the one probe of a half-open circuit."""

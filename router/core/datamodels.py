@@ -285,7 +285,8 @@ class Snapshot:
 
     `density_quantiles` are ascending value densities (usd per GPU-second) of recent requests, from which the
     congestion price is read; empty means no congestion price yet. `exploration_left_nanousd` is what exploring may
-    still cost today above the usual choice, `None` for no bound.
+    still cost today above the usual choice, `None` for no bound. `cache_unknown` names the candidates whose last answer
+    did not say how much of its prompt came from a cache.
     """
 
     now_s: float
@@ -297,6 +298,7 @@ class Snapshot:
     assets: Mapping[str, AssetRate]
     density_quantiles: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     input_token_ratio: Mapping[str, float] = field(default_factory=dict)
+    cache_unknown: frozenset[str] = frozenset()
     scorer_version: str = ""
     world_hash: str = ""
     exploration_left_nanousd: int | None = None

@@ -362,6 +362,8 @@ def _flags_of(best: _Option | None, facts: RequestFacts, snapshot: Snapshot) -> 
         flags.append(Flag.ESTIMATE_DEFAULT)
     if best is None:
         return flags
+    if best.candidate.name in snapshot.cache_unknown:
+        flags.append(Flag.CACHE_UNKNOWN)
     row = snapshot.prices.get(best.candidate.name)
     if row is not None:
         flags += row.flags

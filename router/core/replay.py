@@ -54,6 +54,7 @@ class Moment:
     cfg: PolicyConfig
     scorer_version: str
     exploration_left_nanousd: int | None = None
+    cache_unknown: frozenset[str] = frozenset()
 
 
 def _plain(value: Any) -> Any:
@@ -94,6 +95,7 @@ def moment_bytes(facts: RequestFacts, score: Score, snapshot: Snapshot, cfg: Pol
             cfg,
             snapshot.scorer_version,
             snapshot.exploration_left_nanousd,
+            snapshot.cache_unknown,
         )
     )
 
@@ -118,6 +120,7 @@ def restore(world: bytes, moment: bytes) -> tuple[RequestFacts, Score, tuple[Can
         assets=w.assets,
         density_quantiles=m.density_quantiles,
         input_token_ratio=m.input_token_ratio,
+        cache_unknown=m.cache_unknown,
         scorer_version=m.scorer_version,
         world_hash=world_hash(world),
         exploration_left_nanousd=m.exploration_left_nanousd,

@@ -35,7 +35,7 @@ class Say:
     delay_s: float = 0.0
     gap_s: float = 0.0
     input_tokens: int | None = 10
-    cached_input_tokens: int = 0
+    cached_input_tokens: int | None = 0  # None: the host does not say
     finish_reason: str = "stop"
     fails_after: int | None = None
     error: UpstreamError = field(default_factory=lambda: UpstreamBroken("The script cuts the stream here"))
@@ -54,7 +54,9 @@ class Say:
             "prompt_tokens": self.input_tokens,
             "completion_tokens": completion,
             "total_tokens": self.input_tokens + completion,
-            "prompt_tokens_details": {"cached_tokens": self.cached_input_tokens},
+            "prompt_tokens_details": None
+            if (cached := self.cached_input_tokens) is None
+            else {"cached_tokens": cached},
         }
 
 

@@ -1,11 +1,14 @@
 """Usage objects as model hosts send them, in our words.
 
 `TokenUsage.input_tokens` includes cached tokens and `output_tokens` includes reasoning, whoever reports. What
-contradicts itself is clamped and flagged; what says nothing usable is `None`, and the caller estimates.
+contradicts itself is clamped and flagged; what says nothing usable is `None`, and the caller estimates. A host that
+does not say how much of the prompt it read from its cache (vLLM without `--enable-prompt-tokens-details`) is booked for
+the whole prompt, flagged CACHE_UNKNOWN: not told is not zero.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from router.core.datamodels import Flag, TokenUsage
@@ -23,7 +26,8 @@ def usage_from(reported: Any, *, saw_output: bool) -> TokenUsage | None:
     if prompt is None or completion is None or (saw_output and completion == 0):
         return None
     prompt_details = _details(reported, "prompt_tokens_details")
-    cached = _first(prompt_details.get("cached_tokens"), reported.get("prompt_cache_hit_tokens"))
+    told = (prompt_details.get("cached_tokens"), reported.get("prompt_cache_hit_tokens"))
+    cached = _first(*told)
     written = _first(
         prompt_details.get("cache_write_tokens"),
         prompt_details.get("cache_creation_tokens"),
@@ -39,6 +43,8 @@ def usage_from(reported: Any, *, saw_output: bool) -> TokenUsage | None:
         cache_write_tokens=written,
         reasoning_tokens=reasoning,
     )
+    if all(_count(value) is None for value in told):
+        usage = replace(usage, flags=(*usage.flags, Flag.CACHE_UNKNOWN))
     return usage if usage.input_tokens > 0 else None
 
 

@@ -97,3 +97,20 @@ def test_what_images_count_is_not_taken_for_how_text_is_counted() -> None:
     answer = drive(handle_chat(decode_chat(json.dumps(body).encode(), {}), "acme", world.deps))
     assert answer.meta.tier == "premium"
     assert ratio(world, BIG.name) == 1.0
+
+
+def test_a_host_that_does_not_tell_cached_tokens_is_billed_for_the_whole_prompt_and_flagged_until_it_tells() -> None:
+    world = World(
+        {Tier.LOCAL: [Say("Red.", input_tokens=500, cached_input_tokens=None), Say("Red.", input_tokens=500)]}
+    )
+    world.ask(model="local")
+    assert world.state.snapshot().cache_unknown == {LOCAL.name}
+    world.ask(model="local")
+    assert world.state.snapshot().cache_unknown == frozenset()
+    first, second = world.books.settled
+    assert first.decision is not None and second.decision is not None
+    assert Flag.CACHE_UNKNOWN not in first.decision.flags  # nobody had asked it yet
+    assert Flag.CACHE_UNKNOWN in second.decision.flags
+    untold, told = first.attempts[0].charge, second.attempts[0].charge
+    assert (Flag.CACHE_UNKNOWN in untold.flags, Flag.CACHE_UNKNOWN in told.flags) == (True, False)
+    assert (told.amount_nanousd, told.work_gpu_ns) == (untold.amount_nanousd, untold.work_gpu_ns)

@@ -280,6 +280,21 @@ def test_a_hard_prompt_does_not_wait_for_an_engine_it_would_not_use():
     assert d.reason is Reason.PREMIUM_QUALITY_FLOOR
 
 
+def test_an_engine_that_does_not_tell_what_it_cached_is_flagged_where_it_is_chosen():
+    world = snapshot(cache_unknown=frozenset({LOCAL.name}))
+    assert Flag.CACHE_UNKNOWN in decide(facts(), EASY, ALL, world, CFG).flags
+    assert Flag.CACHE_UNKNOWN not in decide(facts(), HARD, ALL, world, CFG).flags
+
+
+def test_the_energy_of_an_owned_card_is_the_marginal_price_of_an_idle_engine():
+    owned = replace(snapshot().assets[LOCAL.name], energy_usd_per_gpu_s=Decimal("0.00002925"))
+    d = decide(facts(), EASY, ALL, snapshot(assets={LOCAL.name: owned}), CFG)
+    local = d.alternative(LOCAL.name)
+    assert local.marginal_cost_usd == pytest.approx(local.work_gpu_s * 0.00002925)
+    assert d.reason is Reason.LOCAL_CHEAPER_MARGINAL
+    assert decide(facts(), EASY, ALL, snapshot(), CFG).reason is Reason.LOCAL_IDLE_FREE
+
+
 def test_a_tight_engine_keeps_its_room_for_requests_worth_more():
     nearly = replace(FULL, n=120, streaming=120, context_tokens=100_000.0, reserved_tokens=340_000.0)
     world = snapshot(
@@ -429,6 +444,7 @@ def test_any_change_of_input_changes_the_hash():
         decide(facts(), HARD, ALL, snapshot(), CFG),
         decide(facts(), EASY, ALL[:2], snapshot(), CFG),
         decide(facts(), EASY, ALL, snapshot(now_s=1001.0), CFG),
+        decide(facts(), EASY, ALL, snapshot(cache_unknown=frozenset({LOCAL.name})), CFG),
         decide(facts(), EASY, ALL, snapshot(), replace(CFG, quality_target_ratio=0.9)),
         decide(facts(), EASY, ALL, snapshot(prices={**PRICES, BIG.name: price("big", "2", "10.01")}), CFG),
     ]

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from router.core.datamodels import Flag, TokenUsage
 from router.providers.usage import usage_from
 
+UNTOLD = (Flag.CACHE_UNKNOWN,)
+
 
 @pytest.mark.parametrize(
     ("reported", "expected"),
     [
-        ({"prompt_tokens": 10, "completion_tokens": 5}, TokenUsage(10, 5)),
+        ({"prompt_tokens": 10, "completion_tokens": 5}, TokenUsage(10, 5, flags=UNTOLD)),
         (
             {
                 "prompt_tokens": 10,
@@ -27,12 +29,12 @@ from router.providers.usage import usage_from
         ),
         (  # vLLM without details
             {"prompt_tokens": 37, "total_tokens": 45, "completion_tokens": 8, "prompt_tokens_details": None},
-            TokenUsage(37, 8),
+            TokenUsage(37, 8, flags=UNTOLD),
         ),
         ({"prompt_tokens": 9, "completion_tokens": 1, "prompt_cache_hit_tokens": 4}, TokenUsage(9, 1, 4)),
         (
             {"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cache_write_tokens": 4}},
-            TokenUsage(9, 1, cache_write_tokens=4),
+            TokenUsage(9, 1, cache_write_tokens=4, flags=UNTOLD),
         ),
         (  # reasoning beside the completion
             {
@@ -41,9 +43,9 @@ from router.providers.usage import usage_from
                 "total_tokens": 35,
                 "completion_tokens_details": {"reasoning_tokens": 20},
             },
-            TokenUsage(10, 25, reasoning_tokens=20),
+            TokenUsage(10, 25, reasoning_tokens=20, flags=UNTOLD),
         ),
-        ({"prompt_tokens": 10.0, "completion_tokens": 5.0}, TokenUsage(10, 5)),
+        ({"prompt_tokens": 10.0, "completion_tokens": 5.0}, TokenUsage(10, 5, flags=UNTOLD)),
     ],
 )
 def test_known_dialects(reported: Any, expected: TokenUsage) -> None:
@@ -57,14 +59,14 @@ def test_known_dialects(reported: Any, expected: TokenUsage) -> None:
             {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 99}},
             TokenUsage(10, 5, cached_input_tokens=10, flags=(Flag.USAGE_INCONSISTENT,)),
         ),
-        ({"prompt_tokens": 10, "completion_tokens": -5}, TokenUsage(10, 0, flags=(Flag.USAGE_INCONSISTENT,))),
+        ({"prompt_tokens": 10, "completion_tokens": -5}, TokenUsage(10, 0, flags=(Flag.USAGE_INCONSISTENT, *UNTOLD))),
         (
             {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": -1}},
             TokenUsage(10, 5, flags=(Flag.USAGE_INCONSISTENT,)),
         ),
         (
             {"prompt_tokens": 10, "completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 9}},
-            TokenUsage(10, 5, reasoning_tokens=5, flags=(Flag.USAGE_INCONSISTENT,)),
+            TokenUsage(10, 5, reasoning_tokens=5, flags=(Flag.USAGE_INCONSISTENT, *UNTOLD)),
         ),
     ],
 )
@@ -95,7 +97,19 @@ def test_what_says_nothing_usable_is_none(reported: Any) -> None:
 
 
 def test_no_output_and_none_counted_is_usable() -> None:
-    assert usage_from({"prompt_tokens": 10, "completion_tokens": 0}, saw_output=False) == TokenUsage(10, 0)
+    found = usage_from({"prompt_tokens": 10, "completion_tokens": 0}, saw_output=False)
+    assert found == TokenUsage(10, 0, flags=UNTOLD)
+
+
+@pytest.mark.parametrize("details", [None, {}, [], {"cached_tokens": None}, {"audio_tokens": 0}])
+def test_cached_tokens_that_nobody_told_are_unknown_and_not_zero(details: Any) -> None:
+    reported = {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": details}
+    assert usage_from(reported, saw_output=True) == TokenUsage(10, 5, flags=UNTOLD)
+
+
+@pytest.mark.parametrize("told", [{"prompt_tokens_details": {"cached_tokens": 0}}, {"prompt_cache_hit_tokens": 0}])
+def test_a_told_zero_is_a_zero(told: dict[str, Any]) -> None:
+    assert usage_from({"prompt_tokens": 10, "completion_tokens": 5, **told}, saw_output=True) == TokenUsage(10, 5)
 
 
 COUNTS = st.one_of(st.integers(-50, 50), st.floats(), st.none(), st.booleans(), st.text(max_size=3))
