@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import ROUND_HALF_EVEN
 from typing import TYPE_CHECKING, Any
 
 from classifier.heuristic import HeuristicScorer
@@ -19,15 +18,15 @@ from router.api.idempotency import IdempotencyStore
 from router.clock import SystemClock
 from router.closing import KeptAsset, PeriodKeeper
 from router.core.budgets import BudgetBook, Period, window_at
-from router.core.datamodels import NANO_PER_USD, AssetRate, Candidate, Flag, PriceRow, Reject
+from router.core.datamodels import AssetRate, Candidate, Flag, PriceRow, Reject, TokenUsage
 from router.core.eligibility import engine_problems
 from router.core.exploration import ExplorationBudget
 from router.core.fallback import RetryConfig
 from router.core.health import is_open
 from router.core.lengths import LengthTable
-from router.core.pricing import estimate_usd
 from router.engine_series import watch_engines
-from router.errors import ConfigError, NotFound
+from router.errors import BadRequest, ConfigError, NotFound
+from router.estimates import estimate, estimate_shown
 from router.listed_prices import listed_context_window_tokens
 from router.live_state import EngineRoom, LiveState
 from router.ports import Clock, Deps, Judgement, Provider, ScoredBy
@@ -182,21 +181,16 @@ class Gateway:
         )
 
     def price_estimate(self, model: str, input_tokens: int, output_tokens: int) -> dict[str, Any]:
-        """Cost of given token counts at the price in force now; NotFound for a model without a price."""
-        configured = {name: m.price_key for _, m in self.settings.tiers.api_models() for name in (m.name, m.wire_model)}
+        """Cost of given token counts now; for `auto`, or a tier of several models, the range and what it depends on.
+
+        Raises NotFound for a model without a price.
+        """
+        usage = TokenUsage(input_tokens, output_tokens)
         try:
-            row = self.book.row(configured.get(model, model), self.clock.now_utc())
-        except PriceUnknown as error:
+            found = estimate(self.settings, self.book, model, usage, self.clock.now_utc())
+        except BadRequest as error:
             raise NotFound(str(error), code="model_not_found", param="model") from None
-        cost = estimate_usd(row, input_tokens, output_tokens)
-        return {
-            "model": model,
-            "input_tokens": input_tokens,
-            "output_tokens": output_tokens,
-            "expected_cost_usd": float(cost),
-            "expected_cost_nanousd": int((cost * NANO_PER_USD).to_integral_value(ROUND_HALF_EVEN)),
-            "price_version": row.version,
-        }
+        return estimate_shown(found, usage)
 
 
 def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
@@ -302,18 +296,27 @@ def request_ids(clock: Clock) -> Callable[[], str]:
     return new_id
 
 
-def refuse_unpriced(settings: Settings, book: PriceBook, at_utc: datetime, *, keyless_too: bool = False) -> None:
-    """A model that could be called but whose price nobody knows is a mistake, not a free lunch. Raises ConfigError.
+def unpriced(
+    tiers: TierSettings, book: PriceBook, at_utc: datetime, *, keyless_too: bool = False
+) -> Iterator[tuple[ApiModel, str]]:
+    """Models that could be called but whose price nobody knows, and what to do about it.
 
     `keyless_too` looks at models that cannot be called for want of a key as well.
     """
-    problems = []
-    for tier, model in settings.tiers.api_models():
+    for _, model in tiers.api_models():
         if model.unavailable is None or keyless_too:
             try:
                 book.row(model.price_key, at_utc)
             except PriceUnknown as error:
-                problems.append((*settings.places.get(model.path, (None, f"tiers.{tier.value}")), str(error)))
+                yield model, str(error)
+
+
+def refuse_unpriced(settings: Settings, book: PriceBook, at_utc: datetime) -> None:
+    """A model without a price is a mistake, not a free lunch. Raises ConfigError."""
+    problems = [
+        (*settings.places.get(model.path, (None, model.path)), what)
+        for model, what in unpriced(settings.tiers, book, at_utc)
+    ]
     if problems:
         raise ConfigError(problems, settings.source)
 

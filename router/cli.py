@@ -107,21 +107,13 @@ def serve(
 
 
 @app.command("check-config")
-def check_config(
+def check_config_file(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Config file to check.")],
 ) -> None:
     """Say every mistake of a config at once, with line and cure."""
-    from router.bootstrap import refuse_unpriced
-    from router.prices import PriceBook
-    from router.settings import load_settings
+    from router.commands import check_config
 
-    settings = load_settings(file)
-    refuse_unpriced(settings, PriceBook.load(settings.price_overrides()), datetime.now(UTC), keyless_too=True)
-    for key in settings.not_acted_on:
-        typer.echo(f"{file}: {key}: accepted, but not acted on in this release", err=True)
-    for name in settings.ignored_env:
-        typer.echo(f"{name} (environment): is no setting and was ignored", err=True)
-    typer.echo(f"{file}: ok")
+    check_config.run(file)
 
 
 @app.command()

@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,11 +17,10 @@ from local_llm.launch import gpus_used
 from local_llm.poller import INTERVAL_S, EnginePoller
 from local_llm.probe import AiohttpGet
 from local_llm.process import EngineProcess
-from router.core.charges import standard_rate
 from router.core.datamodels import AssetRate, Candidate, Reject, Tier
 from router.core.eligibility import engine_problems
-from router.core.hardware import OwnedHardware, energy_usd_per_gpu_s, hourly_cost
-from router.core.periods import AssetTerms, OnMode
+from router.core.periods import AssetTerms
+from router.hardware_terms import asset_rate, asset_terms
 from router.live_state import EngineRoom
 from router.ports import Clock
 from router.settings_types import Engine, LocalSettings
@@ -132,8 +130,7 @@ def build_local_engine(settings: LocalSettings, *, clock: Clock, data_dir: Path,
         poller = _poller(settings, room, process, base_url, api_key, clock, get)
         room.process = poller.state
         room.reading = lambda: poller.reading
-    terms = asset_terms(settings)
-    asset = _asset(settings, terms)
+    asset, terms = asset_rate(settings), asset_terms(settings)
     return LocalEngine(candidate, room, asset, base_url, api_key, process, poller, get, clock, terms)
 
 
@@ -274,36 +271,3 @@ def _room(settings: LocalSettings) -> EngineRoom:
         stale_after_s=_EMBEDDED_STALE_AFTER_S if embedded else 3.0 * INTERVAL_S,
         max_gpu_utilization_ratio=settings.max_gpu_utilization_ratio,
     )
-
-
-def asset_terms(settings: LocalSettings) -> AssetTerms | None:
-    """What is paid for the hardware; `None` where the config names none."""
-    hardware = settings.hardware
-    if hardware is None:
-        return None
-    capacity = Decimal(str(settings.practical_capacity_ratio))
-    if isinstance(hardware, OwnedHardware):
-        cost = hourly_cost(hardware)
-        kind, on, usd_per_hour, lines = "owned", OnMode.ALWAYS, cost.total_usd, cost.lines()
-    else:
-        usd_per_hour = hardware.usd_per_hour
-        kind, on, lines = "rented", OnMode(hardware.on), (("rent", usd_per_hour),)
-    return AssetTerms(
-        asset=settings.asset or settings.model,
-        kind=kind,
-        on=on,
-        usd_per_hour=usd_per_hour,
-        practical_capacity_ratio=capacity,
-        cost_lines=lines,
-        version=f"{kind}-{usd_per_hour.normalize():f}/h@{capacity.normalize():f}/{settings.coefficients.name}",
-    )
-
-
-def _asset(settings: LocalSettings, terms: AssetTerms | None) -> AssetRate:
-    """The standard rate of the hardware; unpriced where the config names none."""
-    if terms is None:
-        return AssetRate(settings.model, None, coefficients=settings.coefficients)
-    hardware = settings.hardware
-    energy = energy_usd_per_gpu_s(hardware) if isinstance(hardware, OwnedHardware) else Decimal(0)
-    rate = standard_rate(terms.usd_per_hour, terms.practical_capacity_ratio)
-    return AssetRate(terms.asset, rate, energy, terms.version, settings.coefficients)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path as FilePath
 from typing import Any, get_args
@@ -95,20 +95,28 @@ def find_config(config: FilePath | None, directory: FilePath) -> FilePath | None
     return local if local.is_file() else None
 
 
-def load_settings(config: FilePath | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+FurtherCheck = Callable[[TierSettings], Iterable[tuple[ApiModel, str]]]
+"""What is wrong with which model, for checks that need more than the file."""
+
+
+def load_settings(
+    config: FilePath | None = None, environ: Mapping[str, str] | None = None, *, further: FurtherCheck | None = None
+) -> Settings:
     """Settings from `config` (else `./router.yaml`, else the shipped default) and `environ` (default: the process's).
 
-    Raises `ConfigError` with every mistake at once.
+    Raises `ConfigError` with every mistake at once, those that `further` finds included.
     """
     path = find_config(config, FilePath())
     if path is None:
         text = resources.files("router").joinpath("shipped/router.yaml").read_text(encoding="utf-8")
-        return parse_settings(text, os.environ if environ is None else environ, source=SHIPPED_SOURCE)
-    return parse_settings(_read(path), os.environ if environ is None else environ, source=str(path))
+        return parse_settings(text, os.environ if environ is None else environ, source=SHIPPED_SOURCE, further=further)
+    return parse_settings(_read(path), os.environ if environ is None else environ, source=str(path), further=further)
 
 
-def parse_settings(text: str, environ: Mapping[str, str], *, source: str = "config") -> Settings:
-    """Settings from the text of a file and an environment. Raises `ConfigError` with every mistake at once."""
+def parse_settings(
+    text: str, environ: Mapping[str, str], *, source: str = "config", further: FurtherCheck | None = None
+) -> Settings:
+    """Settings from the text of a file and an environment. Raises `ConfigError` as `load_settings` does."""
     tree = read_yaml(text)
     overlay_environment(tree, environ, sections=_SECTIONS, reserved=_RESERVED_ENV)
     problems: list[Problem] = list(tree.problems)
@@ -126,6 +134,11 @@ def parse_settings(text: str, environ: Mapping[str, str], *, source: str = "conf
     server = build_server(file.server, secrets, note, url_from_file=url_path in tree.lines and url_path not in tree.env)
     tiers = build_tiers(file.tiers, secrets, note)
     policy = build_policy(file.policy)
+    for model, what in further(tiers) if further is not None else ():
+        place = _path_of(tree, model.path)
+        # A mistake in the model's own section may be why it looks wrong here.
+        if not any(bad[: len(place) - 1] == place[:-1] for bad in refused):
+            problems.append(tree.problem(place, what))
     if problems:
         unique = dict.fromkeys(problems)
         raise ConfigError(sorted(unique, key=lambda problem: (problem[0] is None, problem[0] or 0)), source)
@@ -142,9 +155,12 @@ def parse_settings(text: str, environ: Mapping[str, str], *, source: str = "conf
 
 
 def _place(tree: Tree, shown: str) -> tuple[int | None, str]:
-    path = next((path for path in (*tree.env, *tree.lines) if show_path(path) == shown), ())
-    line, name, _ = tree.problem(path, "")
+    line, name, _ = tree.problem(_path_of(tree, shown), "")
     return line, name
+
+
+def _path_of(tree: Tree, shown: str) -> Path:
+    return next((path for path in (*tree.env, *tree.lines) if show_path(path) == shown), ())
 
 
 def _read(path: FilePath) -> str:

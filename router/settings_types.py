@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from decimal import ROUND_FLOOR, Decimal
+from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from enum import StrEnum
 from pathlib import Path
 
@@ -198,6 +198,15 @@ class TierSettings:
         for model in self.premium:
             yield Tier.PREMIUM, model
 
+    def price_overrides(self) -> dict[str, dict[str, Decimal]]:
+        """The users' own prices by `ApiModel.price_key`, as `PriceBook.load` takes them."""
+        overrides: dict[str, dict[str, Decimal]] = {}
+        for _, model in self.api_models():
+            if model.price is not None:
+                figures = {name: getattr(model.price, name) for name in PriceOverride.__slots__}
+                overrides[model.price_key] = {name: value for name, value in figures.items() if value is not None}
+        return overrides
+
 
 QUALITY_TARGETS: Mapping[str, float] = {"cheap": 0.90, "balanced": 0.95, "quality": 0.99}
 """Share of always-premium quality that each preset keeps on average."""
@@ -250,13 +259,8 @@ class Settings:
     places: Mapping[str, tuple[int | None, str]] = field(default_factory=dict)
 
     def price_overrides(self) -> dict[str, dict[str, Decimal]]:
-        """The users' own prices by `ApiModel.price_key`, as `PriceBook.load` takes them."""
-        overrides: dict[str, dict[str, Decimal]] = {}
-        for _, model in self.tiers.api_models():
-            if model.price is not None:
-                figures = {name: getattr(model.price, name) for name in PriceOverride.__slots__}
-                overrides[model.price_key] = {name: value for name, value in figures.items() if value is not None}
-        return overrides
+        """See `TierSettings.price_overrides`."""
+        return self.tiers.price_overrides()
 
     def secret_values(self) -> tuple[str, ...]:
         """Every secret that must never be seen in a log, longest first."""
@@ -273,3 +277,8 @@ class Settings:
 def to_nanousd(usd: Decimal | None) -> int | None:
     """A limit in whole nano-dollars; rounded down, so that a limit never grows."""
     return None if usd is None else int((usd * NANO_PER_USD).to_integral_value(ROUND_FLOOR))
+
+
+def to_nearest_nanousd(usd: Decimal) -> int:
+    """An amount in whole nano-dollars, half-even."""
+    return int((usd * NANO_PER_USD).to_integral_value(ROUND_HALF_EVEN))

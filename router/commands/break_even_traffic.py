@@ -28,7 +28,7 @@ from router.core.hardware import OwnedHardware, energy_usd_per_gpu_s
 from router.core.pricing import cost_nanousd
 from router.core.replay import World
 from router.errors import NotFound
-from router.local_engines import asset_terms
+from router.hardware_terms import asset_terms
 from router.settings_types import LocalSettings
 from router.stores.reports import Answered, answered_by, count_answered, world_body
 

@@ -46,16 +46,13 @@ class CostParts:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Cost per request, day and month, in USD. A month is `days_per_month` days."""
+    """What a request of `per_request_usd`, made `requests_per_day` times a day, costs in USD.
 
-    per_request: CostParts
-    requests_per_day: Decimal
-    days_per_month: int = DAYS_PER_MONTH
+    `requests_per_day` is all calls: users times calls per user, if that is how you count.
+    """
 
-    @property
-    def per_request_usd(self) -> Decimal:
-        """One call."""
-        return self.per_request.total_usd
+    per_request_usd: Decimal
+    requests_per_day: Decimal = Decimal(1)
 
     @property
     def per_day_usd(self) -> Decimal:
@@ -64,8 +61,8 @@ class Forecast:
 
     @property
     def per_month_usd(self) -> Decimal:
-        """`days_per_month` such days."""
-        return self.per_day_usd * self.days_per_month
+        """`DAYS_PER_MONTH` such days."""
+        return self.per_day_usd * DAYS_PER_MONTH
 
 
 def cost_nanousd(row: PriceRow, usage: TokenUsage) -> int:
@@ -121,17 +118,6 @@ def cost_parts(row: PriceRow, usage: TokenUsage) -> CostParts:
         output_usd=_usd(tier.output_usd_per_mtok, usage.output_tokens),
         request_usd=row.request_usd,
     )
-
-
-def forecast(
-    row: PriceRow, input_tokens: int, output_tokens: int, *, cached: int = 0, requests_per_day: Decimal | int = 1
-) -> Forecast:
-    """Cost before the call, per request, day and month of 30 days.
-
-    `requests_per_day` is all calls: users times calls per user, if that is how you count.
-    """
-    usage = TokenUsage(input_tokens=input_tokens, output_tokens=output_tokens, cached_input_tokens=cached)
-    return Forecast(per_request=cost_parts(row, usage), requests_per_day=Decimal(requests_per_day))
 
 
 def tier_for(row: PriceRow, input_tokens: int) -> PriceTier:

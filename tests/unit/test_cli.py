@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,24 @@ def test_check_config_says_ok_or_every_mistake(run: Any, tmp_path: Path) -> None
     assert err.splitlines()[1].startswith(f"{bad}:3: policy.preset: 'best' should be")
 
 
+def test_check_config_tells_a_missing_price_together_with_all_other_mistakes(run: Any, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "server: {prot: 1}\n"
+        "tiers:\n"
+        "  local: {engine: embedded}\n"
+        "  cheap: {model: own/model, api_base: 'http://127.0.0.1:1/v1'}\n"
+        "  premium: {model: own/other, api_base: 'http://127.0.0.1:1/v1', price: {input_usd_per_mtok: dear}}\n"
+    )
+    code, out, err = run("check-config", str(file))
+    assert (code, out) == (1, "")
+    one, two, three = err.splitlines()
+    assert one.startswith(f"{file}:1: server.prot: unknown key")
+    assert two.startswith(f"{file}:4: tiers.cheap.model: ") and "own/model" in two and "price" in two
+    # the price that is there is the mistake; that there is none without it is no second one
+    assert three.startswith(f"{file}:5: tiers.premium.price.input_usd_per_mtok: 'dear'")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -111,11 +130,54 @@ def test_break_even_in_json_is_the_worked_example(run: Any) -> None:
     assert list(found) == [
         "usd_per_request", "requests_per_hour", "requests_per_s", "share_of_slo_capacity", "verdict",
     ]  # fmt: skip
-    assert found["usd_per_request"] == 0.0001792
-    assert round(found["requests_per_hour"], 2) == 13950.89
-    assert round(found["requests_per_s"], 4) == 3.8752
-    assert round(found["share_of_slo_capacity"], 4) == 0.1884
+    # the same figures with the arithmetic of fractions: right to the last digit that a JSON number holds
+    usd = Fraction(512 * 10 + 256 * 50, 100) / 10**6
+    per_hour = Fraction(5, 2) / usd
+    assert found["usd_per_request"] == float(usd) == 0.0001792
+    assert found["requests_per_hour"] == float(per_hour) and round(found["requests_per_hour"], 2) == 13950.89
+    assert found["requests_per_s"] == float(per_hour / 3600) and round(found["requests_per_s"], 4) == 3.8752
+    share = float(per_hour / 3600 / Fraction("20.57"))
+    assert found["share_of_slo_capacity"] == share and round(share, 4) == 0.1884
     assert found["verdict"] == "yes"
+
+
+_FIGURES = {
+    "--usd-per-hour": "2.50", "--input-tokens": "512", "--output-tokens": "256", "--api-input-usd-per-mtok": "0.10",
+    "--api-output-usd-per-mtok": "0.50", "--slo-capacity-rps": "20.57", "--saturation-rps": "24.37",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _FIGURES.keys() - {"--usd-per-hour"})
+def test_break_even_with_a_figure_missing_names_it(run: Any, name: str) -> None:
+    rest = [word for option, value in _FIGURES.items() if option != name for word in (option, value)]
+    code, out, err = run("report", "break-even", *rest)
+    assert (code, out) == (2, "") and name in err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("--slo-capacity-rps", "0", "0 < --slo-capacity-rps"),
+        ("--saturation-rps", "20", "--slo-capacity-rps <= --saturation-rps"),
+        ("--slo-capacity-rps", "many", "many"),
+        ("--usd-per-hour", "-1", "-1"),
+        ("--api-output-usd-per-mtok", "-0.5", "-0.5"),
+        ("--output-tokens", "1.5", "--output-tokens"),
+    ],
+)
+def test_break_even_with_a_figure_that_cannot_be_says_which(run: Any, name: str, value: str, told: str) -> None:
+    words = [word for option, given in (_FIGURES | {name: value}).items() for word in (option, given)]
+    code, out, err = run("report", "break-even", *words)
+    assert (code, out) == (2, "") and told in " ".join(err.split())
+
+
+def test_break_even_where_the_api_is_free_is_never_and_has_no_load(run: Any) -> None:
+    free = _FIGURES | {"--api-input-usd-per-mtok": "0", "--api-output-usd-per-mtok": "0", "--format": "json"}
+    found = json.loads(run("report", "break-even", *(word for pair in free.items() for word in pair))[1])
+    assert found == {
+        "usd_per_request": 0, "requests_per_hour": None, "requests_per_s": None, "share_of_slo_capacity": None,
+        "verdict": "never",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("usd_per_hour", "verdict"), [("2.50", "never"), ("2.00", "above_slo")])
@@ -161,6 +223,37 @@ def test_estimate_knows_models_and_prices_of_the_config(run: Any, tmp_path: Path
     asked = ["estimate", "--model", "mine", "--input-tokens", "1800", "--output-tokens", "300", "--format", "json"]
     found = json.loads(run(*asked, "--config", file)[1])
     assert (found["input_usd"], found["output_usd"], found["usd_per_request"]) == (0.018, 0.009, 0.027)
+
+
+LOCAL = (
+    "tiers: {local: {engine: external, api_base: 'http://127.0.0.1:9/v1', model: llama, practical_capacity_ratio: 1, "
+    "hardware: {kind: rented, usd_per_hour: 2.50}, "
+    "coefficients: {t0_s: 0, c_seq_s: 0.00019, c_kv_s: 0, c_prefill_s: 0.000035}}, "
+    "cheap: {model: openai/gpt-6-luna}}\n"
+)
+
+
+def test_estimate_of_the_local_tier_is_its_standard_cost(run: Any, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(LOCAL)
+    asked = ["estimate", "--model", "local", *A_REQUEST, "--requests-per-day", "1000", "--config", str(file)]
+    found = json.loads(run(*asked, "--format", "json")[1])
+    assert (found["usd_per_request"], found["work_gpu_s"], found["basis"]) == (0.000063889, 0.092, "standard cost")
+    assert (found["usd_per_day"], found["usd_per_month"]) == (0.063889, 1.91667)
+    assert ["usd_per_request", "0.000063889"] in [line.split() for line in run(*asked)[1].splitlines()]
+
+
+def test_estimate_of_auto_is_a_range_and_what_it_depends_on(run: Any, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(LOCAL)
+    asked = ["estimate", "--model", "auto", *A_REQUEST, "--config", str(file)]
+    found = json.loads(run(*asked, "--format", "json")[1])
+    assert (found["usd_per_request_min"], found["usd_per_request_max"]) == (0.000063889, 0.000063889)
+    assert [choice["unavailable"] for choice in found["choices"]] == [None, "OPENAI_API_KEY is not set"]
+    assert "explain --prompt" in found["depends_on"]
+    assert "auto: 0.000063889 to 0.000063889 USD per request. It depends on" in run(*asked)[1]
+    lines = list(csv.DictReader(io.StringIO(run(*asked, "--format", "csv")[1])))
+    assert [line["usd_per_request"] for line in lines] == ["0.000063889", "0.00025"]
 
 
 def test_a_model_without_a_price_is_code_1_and_names_the_cure(run: Any) -> None:

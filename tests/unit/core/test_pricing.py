@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from router.core.datamodels import Flag, PriceRow, PriceTier, TokenUsage
 from router.core.pricing import (
+    Forecast,
     cost_nanousd,
     cost_parts,
     divide_half_even,
     estimate_nanousd,
     estimate_usd,
-    forecast,
     sane_usage,
     tier_for,
 )
@@ -179,18 +179,19 @@ def test_a_support_bot_request_of_2100_tokens_costs_2_7_cents():
     ("per_day", "day", "month"), [(1_000, 27, 810), (10_000, 270, 8_100), (100_000, 2_700, 81_000)]
 )
 def test_a_forecast_scales_to_a_day_and_a_month_of_30_days(per_day, day, month):
-    f = forecast(TURBO, 1_800, 300, requests_per_day=per_day)
+    f = Forecast(cost_parts(TURBO, TokenUsage(1_800, 300)).total_usd, Decimal(per_day))
     assert (f.per_request_usd, f.per_day_usd, f.per_month_usd) == (Decimal("0.027"), day, month)
-    assert f.days_per_month == 30
 
 
 def test_a_million_requests_a_day_cost_what_the_measured_request_costs():
-    assert forecast(TURBO, 1_800, 300, requests_per_day=1_000_000).per_month_usd == 810_000
+    request_usd = cost_parts(TURBO, TokenUsage(1_800, 300)).total_usd
+    assert Forecast(request_usd, Decimal(1_000_000)).per_month_usd == 810_000
 
 
 def test_3_cents_per_1k_times_100k_users_times_2k_tokens_is_180_000_a_month():
     flat = row(tier(0, "30", "30"))
-    assert forecast(flat, 2_000, 0, requests_per_day=100_000).per_month_usd == Decimal("180000.00")
+    request_usd = cost_parts(flat, TokenUsage(2_000, 0)).total_usd
+    assert Forecast(request_usd, Decimal(100_000)).per_month_usd == Decimal("180000.00")
 
 
 @pytest.mark.parametrize(
