@@ -12,7 +12,7 @@ from router.errors import RouterError
 from router.stores.database import Store
 from router.stores.engines import describe
 from router.stores.entries import Callers, Entry, WriterConfig
-from router.stores.events import Event, FeedbackGiven, WorldSeen
+from router.stores.events import Event, FeedbackGiven
 from router.stores.spool import Spool, read
 from router.stores.spooler import Spooler
 
@@ -164,13 +164,11 @@ class Committer:
         for path in self._spool.segments():
             events: list[Event] = []
             damaged: list[bytes] = []
-            count = 0
             for line, event in read(path):
                 if event is None:
                     damaged.append(line)
                     continue
                 events.append(event)
-                count += not isinstance(event, WorldSeen)
                 if len(events) >= self._config.max_batch_events:
                     self._book(events)
                     events = []
@@ -178,7 +176,7 @@ class Committer:
             if damaged:
                 self._spool.set_aside_lines(damaged)
                 self._callers.warn("ledger_spool_damaged", count=str(len(damaged)))
-            self._spool.drop(path, count)
+            self._spool.drop(path)
         self._spool.release_adopted()
 
     def _book(self, events: Sequence[Event]) -> tuple[list[bool], list[Event]]:
@@ -217,8 +215,8 @@ class Committer:
             if item is _STOP:
                 stopping = True
             elif isinstance(item, Entry) and not item.refused:
-                if item.event is None and self.settled:
-                    self.urgent.put(item)
+                if item.event is None and (self.settled or self._spool.pending):
+                    self.urgent.put(item)  # a mark: what came before it goes before it, what was spooled too
                     break
                 batch.append(item)
             if len(batch) >= self._config.max_batch_events:

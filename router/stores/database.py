@@ -23,7 +23,12 @@ _IDS_PER_STATEMENT = 200
 
 
 class Store(Protocol):
-    """What the writer needs of a database; every method is called from the writer's thread alone."""
+    """What the writer needs of a database; every method is called from the writer's thread alone.
+
+    `steps` grows with every answer of the database: how others see that it answers, if slowly.
+    """
+
+    steps: int
 
     def connect(self) -> None:
         """Lock, migrate, register; what dead gateways left open is left to `resolve_dead`."""
@@ -68,6 +73,7 @@ class Database:
         self._sql = Statements(qmark=self._sqlite)
         self._worlds = Worlds()
         self._known_worlds: set[str] = set()
+        self.steps = 0
         self._connection: Any = None
         self._cursor: Any = None
         self._checkpointer: Checkpointer | None = None
@@ -118,8 +124,10 @@ class Database:
     def apply(self, events: Sequence[Event]) -> list[bool]:
         """See `Store`."""
         batch = batch_of(events, self._worlds)
+        self.steps += 1
         cursor = self._cursor
         cursor.execute(self._sql.begin)
+        self.steps += 1
         try:
             try:
                 results = self._write(batch)
@@ -129,6 +137,7 @@ class Database:
                 self._drop_replays(batch)
                 results = self._write(batch)
             cursor.execute("COMMIT")
+            self.steps += 1
         except BaseException:
             with contextlib.suppress(Exception):
                 cursor.execute("ROLLBACK")
@@ -145,6 +154,7 @@ class Database:
         cursor, sql = self._cursor, self._sql
         if batch.opened:
             cursor.executemany(sql.opened, batch.opened)
+            self.steps += 1
         for name, body in batch.worlds.items():
             if name not in self._known_worlds:
                 cursor.execute(sql.world, (name, body))
@@ -153,10 +163,13 @@ class Database:
             cursor.executemany(sql.request, batch.requests)
             if cursor.rowcount != len(batch.requests):
                 raise _Replays
+            self.steps += 1
         if batch.attempts:
             cursor.executemany(sql.attempt, batch.attempts)
+            self.steps += 1
         if batch.closed:
             cursor.executemany(sql.closed, batch.closed)
+            self.steps += 1
         return [self._give_feedback(f) for f in batch.feedback]
 
     def _give_feedback(self, f: FeedbackGiven) -> bool:

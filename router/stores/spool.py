@@ -65,6 +65,7 @@ class Spool:
         self._active_bytes = 0
         self._active_events = 0
         self._segment = 0
+        self._written: dict[Path, int] = {}  # events in each file of ours that is closed
         self._closed_bytes = 0
         self._worlds = Worlds()
         self._told_worlds: set[str] = set()
@@ -145,6 +146,8 @@ class Spool:
             with contextlib.suppress(OSError):
                 os.close(self._descriptor)
             self._descriptor = None
+            if self._active is not None:
+                self._written[self._active] = self._active_events
             self._closed_bytes += self._active_bytes
             self._active_bytes = self._active_events = 0
 
@@ -174,15 +177,19 @@ class Spool:
             self._close()
             mine = [self._folder] if self._alive is not None else []
             folders = [folder for folder, _ in self._adopted] + mine
-            return [path for folder in folders for path in sorted(folder.glob("[0-9]*.jsonl"))]
+            paths = [path for folder in folders for path in sorted(folder.glob("[0-9]*.jsonl"))]
+            # A file that somebody has taken away is not waited for.
+            self._written = {path: self._written[path] for path in paths if path in self._written}
+            self.events = sum(self._written.values())
+            return paths
 
-    def drop(self, path: Path, events: int) -> None:
-        """A file has been replayed: away with it, and with its folder if that was a dead gateway's and is empty."""
+    def drop(self, path: Path) -> None:
+        """A file has been replayed, as far as it could be read: away with it."""
         size = path.stat().st_size
         path.unlink()
         with self._lock:
             if path.parent == self._folder:
-                self.events = max(0, self.events - events)
+                self.events -= self._written.pop(path, 0)
                 self._closed_bytes = max(0, self._closed_bytes - size)
 
     def release_adopted(self) -> None:

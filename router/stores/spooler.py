@@ -22,6 +22,8 @@ class Spooler:
         self._queue: SimpleQueue[Entry | None] = SimpleQueue()
         self._held: deque[Entry] = deque()
         self._refusing = False
+        self._unwritten = 0  # given to us and not yet on disk, held or dropped: no moment at which an event is unseen
+        self._counting = threading.Lock()
         self.dropped = 0
         self._thread = threading.Thread(target=self._run, name="ledger-spool", daemon=True)
 
@@ -35,6 +37,7 @@ class Spooler:
             return
         entry.handed = True
         if self._queue.qsize() < self._config.max_queued_events:
+            self._count(entry.event is not None)
             self._queue.put(entry)
         else:
             self._drop(entry)
@@ -51,7 +54,7 @@ class Spooler:
     @property
     def waiting_events(self) -> int:
         """Events in memory that are neither on disk nor in the database."""
-        return len(self._held) + self._queue.qsize()
+        return len(self._held) + self._unwritten
 
     @property
     def holds(self) -> bool:
@@ -74,6 +77,10 @@ class Spooler:
             self._held.append(entry)
         else:
             self._drop(entry)
+
+    def _count(self, change: int) -> None:
+        with self._counting:
+            self._unwritten += change
 
     def _drop(self, entry: Entry) -> None:
         self.dropped += 1
@@ -107,6 +114,14 @@ class Spooler:
 
     def _write(self, batch: list[Entry]) -> None:
         held = self.take_held()
+        in_hand = sum(e.event is not None for e in batch)
+        self._count(len(held))
+        try:
+            self._put_away(held, batch)
+        finally:
+            self._count(-len(held) - in_hand)
+
+    def _put_away(self, held: list[Entry], batch: list[Entry]) -> None:
         entries = held + [e for e in batch if not e.refused]
         events = [e.event for e in entries if e.event is not None]
         if events:

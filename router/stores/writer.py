@@ -22,6 +22,7 @@ from router.stores.entries import Callers, Entry, LedgerState, WriterConfig
 from router.stores.events import Event
 from router.stores.spool import Spool
 from router.stores.spooler import Spooler
+from router.stores.stalls import StallClock
 
 Warn = Callable[[str, dict[str, str]], None]
 
@@ -39,6 +40,7 @@ class Writer:
         self._committer = Committer(store, spool, self._spooler, config, self._callers, self._ready.set)
         self._waiting: deque[Entry] = deque()
         self._outbox: list[Entry] = []
+        self._stalls = StallClock(config.stall_s)
         self._watch: asyncio.TimerHandle | None = None
         self._linger: asyncio.TimerHandle | None = None
         self._closed = False
@@ -87,14 +89,13 @@ class Writer:
         loop = self._callers.loop
         if loop is None or self._closed:
             raise Unavailable("The ledger is closed.", code="ledger_unavailable", closing=True)
-        entry = Entry(event, loop.create_future(), loop.time(), spends=spends)
+        entry = Entry(event, loop.create_future(), self._stalls.now_s(loop.time()), spends=spends)
         self._waiting.append(entry)
         # Those of one turn of the loop go together: waking the committer costs more than what it then does for one.
         if not self._outbox:
             loop.call_soon(self._send_outbox)
         self._outbox.append(entry)
-        if self._watch is None:
-            self._watch = loop.call_later(self._config.stall_s / 2, self._check)
+        self._keep_watch(loop)
         assert entry.future is not None  # noqa: S101 - just made
         return await entry.future
 
@@ -113,7 +114,7 @@ class Writer:
         if self._closed:
             self._callers.warn("ledger_event_dropped", cause="closed")
             return
-        entry = Entry(event, None, loop.time() if loop is not None else 0.0)
+        entry = Entry(event, None, self._stalls.now_s(loop.time()) if loop is not None else 0.0)
         if not committer.direct or len(committer.settled) >= self._config.max_queued_events:
             self._spooler.put(entry)
             return
@@ -135,28 +136,33 @@ class Writer:
         if loop is None or not settled:
             return
         try:
-            left_s = settled[0].at_s + self._config.linger_s - loop.time()
+            left_s = settled[0].at_s + self._config.linger_s - self._stalls.now_s(loop.time())
         except IndexError:  # the committer was quicker
             return
         if left_s > 0.0:
             self._linger = loop.call_later(left_s, self._nudge)
             return
         self._committer.nudge()
+        self._keep_watch(loop)
+
+    def _keep_watch(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._watch is None:
-            self._watch = loop.call_later(self._config.stall_s, self._check)
+            self._stalls.arm(loop.time(), self._store.steps)
+            self._watch = loop.call_later(self._stalls.tick_s, self._check)
 
     def _check(self) -> None:
         """Notice that the database does not answer; armed for as long as something is on its way."""
         loop, waiting, settled = self._callers.loop, self._waiting, self._committer.settled
         assert loop is not None  # noqa: S101 - armed by those who know it
-        now_s = loop.time()
+        self._stalls.tick(loop.time(), self._store.steps)
+        now_s = self._stalls.now_s(loop.time())
         while waiting and (waiting[0].future is None or waiting[0].future.done()):
             waiting.popleft()
         oldest_s = min((queue[0].at_s for queue in (waiting, settled) if queue), default=None)
         if oldest_s is None:
             self._watch = None
             return
-        if now_s - oldest_s >= self._config.stall_s:
+        if self._stalls.stalled(oldest_s):
             if self._committer.direct:
                 self._callers.warn("ledger_degraded", cause="stalled")
                 self._committer.hand_over("the database does not answer")
@@ -167,7 +173,7 @@ class Writer:
         # Not even the spool answers. What costs nothing goes on, its event stays in memory.
         self._callers.refuse(e for e in late if e.spends)
         self._callers.done(e for e in late if not e.spends)
-        self._watch = loop.call_later(self._config.stall_s / 2, self._check)
+        self._watch = loop.call_later(self._stalls.tick_s, self._check)
 
     def _look_around(self) -> None:
         self._committer.nudge()

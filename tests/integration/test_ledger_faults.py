@@ -179,6 +179,33 @@ async def test_a_database_that_hangs_delays_a_request_by_the_stall_time_only(tmp
         assert b.totals() == (11, 11 * 250, 0)
 
 
+async def test_a_process_that_gets_no_cpu_does_not_blame_the_database(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        await b.ledger.start()
+        for number in range(5):
+            b.store.answers.clear()  # the thread gets no further
+            asked = asyncio.create_task(serve(b.ledger, f"r{number}"))
+            await asyncio.sleep(0)
+            time.sleep(4 * QUICK.stall_s)  # noqa: ASYNC251 - and neither does the loop
+            b.store.answers.set()
+            await asked
+        await b.ledger.flush()
+        assert b.warnings == []
+        assert b.totals() == (5, 5 * 250, 0)
+
+
+async def test_reports_hold_what_was_spooled_as_soon_as_the_ledger_is_well_again(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        await b.ledger.start()
+        for turn in range(5):
+            b.store.answers.clear()
+            await asyncio.gather(*(serve(b.ledger, f"r{turn}-{number}") for number in range(20)))
+            b.store.answers.set()
+            await until(lambda: b.ledger.state().healthy)
+            totals = (await b.ledger.costs()).totals
+            assert (totals.requests, totals.open_reservations) == (20 * (turn + 1), 0)
+
+
 async def test_a_commit_whose_answer_was_lost_is_not_booked_twice(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         await b.ledger.start()

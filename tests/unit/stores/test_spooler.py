@@ -1,0 +1,61 @@
+"""What the spooling thread has in its hands is in sight at every moment."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from router.stores.entries import Callers, Entry, WriterConfig
+from router.stores.events import Event, Released
+from router.stores.spool import Spool
+from router.stores.spooler import Spooler
+
+CONFIG = WriterConfig(max_retry_s=0.02)
+
+
+class SlowDisk(Spool):
+    """A real spool whose disk takes its time, or says no."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "here", max_bytes=10**6)
+        self.writing, self.go_on = threading.Event(), threading.Event()
+        self.full = False
+
+    def append(self, events: Sequence[Event]) -> None:
+        self.writing.set()
+        assert self.go_on.wait(10)
+        if self.full:
+            raise OSError("No space left on device")
+        super().append(events)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_an_event_on_its_way_to_the_disk_is_counted_as_waiting(tmp_path: Path, full: bool) -> None:
+    disk, told = SlowDisk(tmp_path), threading.Event()
+    spooler = Spooler(disk, CONFIG, Callers(lambda _event, _labels: None), told.set)
+    spooler.start()
+    spooler.put(Entry(Released("r1", "t"), None, 0.0))
+    assert disk.writing.wait(10)
+    assert spooler.waiting_events == 1
+    disk.full = full
+    disk.go_on.set()
+    assert told.wait(10)
+    if full:
+        ends_at_s = time.monotonic() + 10
+        while not spooler.holds and time.monotonic() < ends_at_s:
+            time.sleep(0.001)
+        disk.full = False
+    spooler.stop()
+    assert spooler.join(10)
+    assert (disk.events, spooler.waiting_events) == (1, 0)
+    disk.close()
+
+
+def test_a_mark_without_an_event_is_nothing_that_waits(tmp_path: Path) -> None:
+    spooler = Spooler(SlowDisk(tmp_path), CONFIG, Callers(lambda _event, _labels: None), lambda: None)
+    spooler.put(Entry(None, None, 0.0))  # not started: it stays in the queue
+    assert spooler.waiting_events == 0
