@@ -38,6 +38,10 @@ class RunningGateway:
         """What `report costs` would show."""
         return await self.gateway.ledger.costs()
 
+    def alerts(self, event: str) -> int:
+        """How often `event` has been warned of."""
+        return int(self.gateway.telemetry.registry.get_sample_value("router_warnings_total", {"event": event}) or 0)
+
     async def record(self, request_id: str) -> Any:
         """The routing record of a request."""
         return await self.gateway.ledger.record(request_id)
