@@ -130,7 +130,8 @@ class LaunchConfig:
     """How to start an engine. `model` is a GGUF file (embedded) or what `vllm serve` takes; `port` 0 means a free one.
 
     `executable` is the Python that has xllamacpp, or the `vllm` command of its own environment. `extra_args` go
-    last, so that they win. What is `None` is left to the engine.
+    last, so that they win. `gpus` are the cards that vLLM may see, as NVML numbers them. What is `None` is left to the
+    engine.
     """
 
     kind: EngineKind
@@ -147,6 +148,7 @@ class LaunchConfig:
     threads: int = 1
     model_sha256: str | None = None
     extra_args: tuple[str, ...] = ()
+    gpus: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

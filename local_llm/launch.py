@@ -6,7 +6,7 @@ Secrets travel in the environment, never in the arguments, which every user of t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from local_llm.datamodels import EngineKind, LaunchConfig
@@ -41,6 +41,8 @@ def environment(config: LaunchConfig, inherited: Mapping[str, str], *, api_key: 
     }
     if config.kind is EngineKind.EMBEDDED:
         return passed_on | {EMBEDDED_KEY_ENV: api_key, "PYTHONUNBUFFERED": "1"}
+    if config.gpus is not None:
+        passed_on["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, config.gpus))
     return passed_on | {
         VLLM_KEY_ENV: api_key,
         "PYTHONUNBUFFERED": "1",
@@ -57,15 +59,11 @@ def gpus_used(config: LaunchConfig, inherited: Mapping[str, str]) -> frozenset[i
     """
     if config.kind is EngineKind.EMBEDDED:
         return frozenset()
-    needed = 1
-    for flag in ("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp"):
-        for at, argument in enumerate(config.extra_args):
-            name, _, value = argument.partition("=")
-            if name == flag:
-                value = value or "".join(config.extra_args[at + 1 : at + 2])
-                if not value.isdigit():
-                    return None
-                needed *= int(value)
+    needed = cards_needed(config.extra_args)
+    if needed is None:
+        return None
+    if config.gpus is not None:
+        return frozenset(config.gpus[:needed])
     visible = inherited.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return frozenset(range(needed))
@@ -73,6 +71,20 @@ def gpus_used(config: LaunchConfig, inherited: Mapping[str, str]) -> frozenset[i
     if not all(name.isdigit() for name in named):
         return None  # by UUID, or slices of a card
     return frozenset(int(name) for name in named[:needed])
+
+
+def cards_needed(extra_args: Sequence[str]) -> int | None:
+    """How many cards `vllm serve` with these arguments works on; `None` if that cannot be told."""
+    needed = 1
+    for flag in ("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp"):
+        for at, argument in enumerate(extra_args):
+            name, _, value = argument.partition("=")
+            if name == flag:
+                value = value or "".join(extra_args[at + 1 : at + 2])
+                if not value.isdigit():
+                    return None
+                needed *= int(value)
+    return needed
 
 
 def _embedded(config: LaunchConfig) -> tuple[str, ...]:

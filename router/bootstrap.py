@@ -32,7 +32,7 @@ from router.live_state import EngineRoom, LiveState
 from router.ports import Clock, Deps, Judgement, Provider, ScoredBy
 from router.prices import PriceBook, PriceUnknown
 from router.scorer_choice import ScorerChoice
-from router.settings_types import QUALITY_TARGETS, ApiModel, Engine, Settings, TierSettings, Wire, to_nanousd
+from router.settings_types import QUALITY_TARGETS, ApiModel, Settings, TierSettings, Wire, to_nanousd
 from router.stores.periods import PeriodStore
 from router.stores.sql import SqlLedger
 from router.telemetry import PrometheusTelemetry
@@ -279,12 +279,12 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
 
 
 def _local_tier(settings: Settings, clock: Clock) -> LocalTier | None:
-    if settings.tiers.local.engine is Engine.NONE:
+    if not settings.tiers.engines:
         return None
     # imported only where there is an engine: process and probing machinery is a tenth of a second and 10 MB
     from router.local_tier import build_local_tier
 
-    return build_local_tier([settings.tiers.local], clock=clock, data_dir=settings.server.data_dir)
+    return build_local_tier(settings.tiers.engines, clock=clock, data_dir=settings.server.data_dir)
 
 
 def request_ids(clock: Clock) -> Callable[[], str]:

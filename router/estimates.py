@@ -6,8 +6,8 @@ coefficients, times the standard rate of its hardware. `auto` has no price: it h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -19,13 +19,14 @@ from router.core.virtual_models import VIRTUAL_MODELS
 from router.errors import BadRequest, NotFound
 from router.hardware_terms import asset_rate
 from router.prices import PriceBook, PriceUnknown
-from router.settings_types import ApiModel, Engine, LocalSettings, Settings, to_nearest_nanousd
+from router.settings_types import ApiModel, LocalSettings, Settings, to_nearest_nanousd
 
 DEPENDS_ON = (
     "the prompt (what quality it needs, where it may go), how full the local engine is, health and budgets; "
     "ask for one prompt with `explain --prompt`, or send `messages`"
 )
 _BY_TIER = "which model of the tier is up and cheapest for the prompt; ask for one of them by name"
+_BY_ENGINE = "which of the engines has most room; ask for one of them by name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +85,12 @@ def estimate(
     if target is not None and target.locality is not Locality.LOCAL_ONLY:
         quotes = tuple(_all(settings, book, usage, at_utc, processing))
         return Estimate(model, quotes, DEPENDS_ON if len(quotes) > 1 else None)
-    local = tiers.local if tiers.local.engine is not Engine.NONE else None
-    if target is not None or model == Tier.LOCAL.value or (local is not None and model == local.model):
-        if local is None:
+    whole_tier = target is not None or model == Tier.LOCAL.value
+    ours = [engine for engine in tiers.engines if whole_tier or model in (engine.model, engine.candidate_name)]
+    if whole_tier or ours:
+        if not ours:
             raise NotFound("there is no local tier: set tiers.local.engine", code="model_not_found", param="model")
-        return Estimate(model, (_local(local, usage),))
+        return _on_engines(model, ours, usage)
     if model in (Tier.CHEAP.value, Tier.PREMIUM.value):
         found = tuple(_of_api(m, tier, book, usage, at_utc, processing) for tier, m in tiers.api_models())
         quotes = tuple(quote for quote in found if quote.tier == model)
@@ -128,16 +130,24 @@ def _quoted(quote: Quote) -> dict[str, Any]:
 
 
 def _all(settings: Settings, book: PriceBook, usage: TokenUsage, at_utc: datetime, processing: str) -> Iterator[Quote]:
-    if settings.tiers.local.engine is not Engine.NONE:
-        yield _local(settings.tiers.local, usage)
+    for engine in settings.tiers.engines:
+        yield _local(engine, usage)
     for tier, model in settings.tiers.api_models():
         yield _of_api(model, tier, book, usage, at_utc, processing)
+
+
+def _on_engines(model: str, engines: Sequence[LocalSettings], usage: TokenUsage) -> Estimate:
+    """Of engines that cost the same, one speaks for all."""
+    quotes = tuple(_local(engine, usage) for engine in engines)
+    if len({(quote.usd, quote.price_version, quote.unavailable) for quote in quotes}) == 1:
+        return Estimate(model, (replace(quotes[0], model=engines[0].model),))
+    return Estimate(model, quotes, _BY_ENGINE)
 
 
 def _local(local: LocalSettings, usage: TokenUsage) -> Quote:
     charge = local_charge(asset_rate(local), local.coefficients, usage)
     return Quote(
-        model=local.model,
+        model=local.candidate_name,
         tier=Tier.LOCAL,
         usd=Decimal(charge.amount_nanousd) / NANO_PER_USD,
         price_version=charge.price_version,

@@ -1,4 +1,4 @@
-"""From the settings of the local tier to what its hardware costs: the terms of its hours and its standard rate."""
+"""From the settings of a local engine to what its hardware costs: the terms of its hours and its standard rate."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def asset_terms(settings: LocalSettings) -> AssetTerms | None:
         usd_per_hour = hardware.usd_per_hour
         kind, on, lines = "rented", OnMode(hardware.on), (("rent", usd_per_hour),)
     return AssetTerms(
-        asset=settings.asset or settings.model,
+        asset=settings.asset or settings.candidate_name,
         kind=kind,
         on=on,
         usd_per_hour=usd_per_hour,
@@ -38,7 +38,7 @@ def asset_rate(settings: LocalSettings) -> AssetRate:
     """The standard rate of the hardware; unpriced where the config names none."""
     terms = asset_terms(settings)
     if terms is None:
-        return AssetRate(settings.model, None, coefficients=settings.coefficients)
+        return AssetRate(settings.candidate_name, None, coefficients=settings.coefficients)
     hardware = settings.hardware
     energy = energy_usd_per_gpu_s(hardware) if isinstance(hardware, OwnedHardware) else Decimal(0)
     rate = standard_rate(terms.usd_per_hour, terms.practical_capacity_ratio)

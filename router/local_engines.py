@@ -107,10 +107,10 @@ def build_local_engine(settings: LocalSettings, *, clock: Clock, data_dir: Path,
     if settings.engine in (Engine.EMBEDDED, Engine.VLLM) and problem is None:
         launch, problem = _launch(settings)
         if launch is not None:
-            process = EngineProcess(launch, clock=clock, log_path=data_dir / "engine.log")
+            process = EngineProcess(launch, clock=clock, log_path=data_dir / _log_name(settings))
             base_url, api_key = process.base_url, process.api_key
     candidate = Candidate(
-        name=settings.model,
+        name=settings.candidate_name,
         tier=Tier.LOCAL,
         provider=settings.engine.value,
         wire_model=settings.model,
@@ -126,7 +126,7 @@ def build_local_engine(settings: LocalSettings, *, clock: Clock, data_dir: Path,
     poller = None
     if problem is None:
         if runs_on_this_machine(settings):
-            room.gpus = _cards_of_engine(cards, gpus_used(process.launch, os.environ) if process is not None else None)
+            room.gpus = _cards_of_engine(cards, _cards_used(settings, process))
         poller = _poller(settings, room, process, base_url, api_key, clock, get)
         room.process = poller.state
         room.reading = lambda: poller.reading
@@ -134,11 +134,22 @@ def build_local_engine(settings: LocalSettings, *, clock: Clock, data_dir: Path,
     return LocalEngine(candidate, room, asset, base_url, api_key, process, poller, get, clock, terms)
 
 
+def _log_name(settings: LocalSettings) -> str:
+    return "engine.log" if settings.name is None else f"engine-{settings.name}.log"
+
+
 def runs_on_this_machine(settings: LocalSettings) -> bool:
     """Whether the cards of this machine are the engine's."""
     if settings.engine is Engine.EXTERNAL:
         return _address(settings.api_base or "")[0] in ("127.0.0.1", "localhost", "::1")
     return settings.engine is Engine.VLLM
+
+
+def _cards_used(settings: LocalSettings, process: EngineProcess | None) -> frozenset[int] | None:
+    """NVML's numbers of the engine's cards; `None` where nobody says which of this machine's they are."""
+    if process is not None:
+        return gpus_used(process.launch, os.environ)
+    return frozenset(settings.launch.gpus) if settings.launch.gpus is not None else None
 
 
 def _cards_of_engine(cards: Cards, used: frozenset[int] | None) -> Cards:
@@ -203,6 +214,7 @@ def _launch(settings: LocalSettings) -> tuple[LaunchConfig | None, str | None]:
                 max_batched_tokens=_batched_tokens(settings),
                 gpu_memory_utilization_ratio=settings.launch.gpu_memory_utilization,
                 extra_args=settings.launch.extra_args,
+                gpus=settings.launch.gpus,
             ),
             None,
         )

@@ -230,10 +230,12 @@ def _leave_out(data: Any, path: Path) -> None:
             node = node[part]
         else:
             return
-    if isinstance(node, dict) and path:
+    if path == ("tiers", "local", "engines"):
+        node["engines"] = []  # without any, the keys beside it would be taken for those of one engine
+    elif isinstance(node, dict) and path:
         node.pop(path[-1], None)
     elif isinstance(node, list) and isinstance(path[-1], int):
-        if path[-2] in {"models", "keys"}:
+        if path[-2] in {"models", "keys", "engines"}:
             node[path[-1]] = {}
         else:
             _leave_out(data, path[:-1])

@@ -115,6 +115,13 @@ class LaunchFile(Section):
     gpu_memory_utilization: PositiveRatio = Field(
         0.9, description="share of the GPU's memory that vLLM takes, 0..1 (its --gpu-memory-utilization)"
     )
+    gpus: tuple[Annotated[int, _Number, Field(ge=0, le=255)], ...] | None = Field(
+        None,
+        description=(
+            "cards that the engine works on, numbered as nvidia-smi does: [0], [0, 1], or [] for none; vllm sees no "
+            "others. Default: the first ones that CUDA_VISIBLE_DEVICES leaves; required where several vllm are started"
+        ),
+    )
     extra_args: tuple[Text, ...] = Field((), description="further arguments for `vllm serve`, one a list item")
 
 
@@ -129,7 +136,7 @@ class RentedFile(Section):
         "always", description="always: billed from the first start on; while_engine_runs: billed while the engine is up"
     )
     asset: Text | None = Field(
-        None, description="name of the hardware in the books, one for each engine; default: the model's name"
+        None, description="name of the hardware in the books, one for each engine; default: the engine's own name"
     )
 
 
@@ -158,7 +165,7 @@ class OwnedFile(Section):
     colo_usd_per_hour: Usd | None = Field(None, description="rent for rack and cooling in USD an hour; required")
     ops_usd_per_hour: Usd | None = Field(None, description="work of people and contracts in USD an hour; required")
     asset: Text | None = Field(
-        None, description="name of the hardware in the books, one for each engine; default: the model's name"
+        None, description="name of the hardware in the books, one for each engine; default: the engine's own name"
     )
 
 
@@ -191,8 +198,8 @@ def _name_or_figures(value: Any) -> str:
     return "figures" if isinstance(value, dict | CoefficientsFile) else "name"
 
 
-class LocalFile(Section):
-    """The local tier."""
+class EngineFile(Section):
+    """An engine of the local tier."""
 
     engine: Literal["embedded", "vllm", "external", "none"] | None = Field(
         None,
@@ -202,7 +209,10 @@ class LocalFile(Section):
         ),
     )
     api_base: Text | None = Field(
-        None, description="URL of the engine, such as http://127.0.0.1:8000/v1 (the default for vllm)"
+        None,
+        description=(
+            "URL of the engine, such as http://127.0.0.1:8000/v1 (the default for vllm; the next port for the next one)"
+        ),
     )
     api_key_env: EnvName | None = Field(None, description="environment variable with the key of an external engine")
     model: Text | None = Field(
@@ -246,6 +256,26 @@ class LocalFile(Section):
             "step-time model of the engine: h100-8b-fp16, h100-8b-fp8, a100-8b-fp16, embedded-cpu, unknown, or the "
             "figures {t0_s, c_seq_s, c_kv_s, c_prefill_s, c_att_s, api_s} as calibrate-engine measures them; default "
             "unknown (embedded: embedded-cpu)"
+        ),
+    )
+
+
+class NamedEngineFile(EngineFile):
+    """One of several engines."""
+
+    name: Text | None = Field(
+        None, description="what the engine is called in the books and metrics: letters, digits, `.`, `_`, `-`; required"
+    )
+
+
+class LocalFile(EngineFile):
+    """The local tier: one engine (its keys stand here) or several (`engines`)."""
+
+    engines: tuple[NamedEngineFile, ...] | None = Field(
+        None,
+        description=(
+            "several engines: a list of {name, ...} with the same keys; what stands beside `engines` holds for each "
+            "that does not say otherwise, `hardware` included: it is what one engine costs"
         ),
     )
 

@@ -93,11 +93,12 @@ class TimeoutSettings:
 
 @dataclass(frozen=True, slots=True)
 class LaunchSettings:
-    """How a supervised `vllm serve` is started."""
+    """How a supervised `vllm serve` is started. `gpus` are NVML's numbers of its cards, `None`: not told."""
 
     executable: str
     gpu_memory_utilization: float
     extra_args: tuple[str, ...]
+    gpus: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +114,12 @@ Hardware = RentedHardware | OwnedHardware
 
 @dataclass(frozen=True, slots=True)
 class LocalSettings:
-    """The local tier. With `engine` NONE nothing else means anything.
+    """One engine of the local tier. With `engine` NONE nothing else means anything.
 
-    `model` names the candidate; `model_path` is set when the embedded engine shall load a file of the user's.
+    `name` is set where there are several; `where` is the config's key for it. `model` is what clients ask for and
+    what the engine is told; `model_path` is set when the embedded engine shall load a file of the user's.
     `api_base` is `None` for the embedded engine, which finds its own port. `unavailable` says why the tier cannot
-    answer in this process (code UNCONFIGURED). `asset` names the hardware in the books; `None`: as the model.
+    answer in this process (code UNCONFIGURED). `asset` names the hardware in the books; `None`: as the candidate.
     """
 
     engine: Engine
@@ -139,6 +141,13 @@ class LocalSettings:
     slo: SloTargets
     coefficients: EngineCoefficients
     unavailable: str | None = None
+    name: str | None = None
+    where: str = "tiers.local"
+
+    @property
+    def candidate_name(self) -> str:
+        """What names the engine among all that may answer: the model, or where there are several `local/NAME`."""
+        return self.model if self.name is None else f"local/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +194,20 @@ class ApiModel:
 
 @dataclass(frozen=True, slots=True)
 class TierSettings:
-    """Where answers come from. `cheap` and `premium` are empty where the tier is not configured."""
+    """Where answers come from. `cheap` and `premium` are empty where the tier is not configured.
+
+    `local` is the first engine, or one that is NONE; what is about the whole local tier goes over `engines`.
+    """
 
     local: LocalSettings
     cheap: tuple[ApiModel, ...]
     premium: tuple[ApiModel, ...]
+    more_engines: tuple[LocalSettings, ...] = ()
+
+    @property
+    def engines(self) -> tuple[LocalSettings, ...]:
+        """Every engine of the local tier, as configured; empty where there is none."""
+        return () if self.local.engine is Engine.NONE else (self.local, *self.more_engines)
 
     def api_models(self) -> Iterator[tuple[Tier, ApiModel]]:
         """Every API model with its tier, cheap first."""
@@ -266,8 +284,7 @@ class Settings:
         """Every secret that must never be seen in a log, longest first."""
         secrets = [key.key for key in self.server.auth.keys]
         secrets += [model.api_key for _, model in self.tiers.api_models() if model.api_key is not None]
-        if self.tiers.local.api_key is not None:
-            secrets.append(self.tiers.local.api_key)
+        secrets += [engine.api_key for engine in self.tiers.engines if engine.api_key is not None]
         values = {secret.get_secret_value() for secret in secrets}
         if self.server.database_url != self.server.database_url_masked:
             values.add(self.server.database_url)

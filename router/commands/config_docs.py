@@ -37,6 +37,10 @@ Secrets never stand in the file. A key ending in `_env` names the environment va
 """
 
 
+_REPEATS = ("models", "engines", "premium")
+"""Sections whose keys stand in the table already."""
+
+
 def render() -> str:
     """The whole page."""
     lines = [_HEAD]
@@ -91,10 +95,8 @@ def _leaves(path: str, field: FieldInfo) -> Iterator[tuple[str, FieldInfo]]:
         if len(sections) > 1:
             at = f"{at} (kind: {section.model_fields['kind'].default})"
         for name, sub in section.model_fields.items():
-            if name == "models":
-                yield f"{at}.models", sub
-            elif name == "premium":
-                yield f"{at}.premium", sub
+            if name in _REPEATS:
+                yield f"{at}.{name}", sub
             elif name != "kind":
                 yield from _leaves(f"{at}.{name}", sub)
 
