@@ -118,3 +118,26 @@ def test_what_is_not_there_is_a_clear_error(name: str, error: type[Exception]) -
 
 def test_every_tier_can_be_asked_by_its_name() -> None:
     assert [told(tier.value)["tier"] for tier in (Tier.LOCAL, Tier.CHEAP)] == ["local", "cheap"]
+
+
+REPLICAS = """
+tiers:
+  local:
+    engine: external
+    model: llama
+    practical_capacity_ratio: 1
+    hardware: {kind: rented, usd_per_hour: 2.50}
+    coefficients: {t0_s: 0, c_seq_s: 0.000190, c_kv_s: 0, c_prefill_s: 0.000035}
+    engines:
+      - {name: a, api_base: 'http://127.0.0.1:9/v1'}
+      - {name: b, api_base: 'http://127.0.0.1:10/v1', hardware: {kind: rented, usd_per_hour: RATE}}
+"""
+
+
+def test_replicas_of_one_price_are_estimated_as_one_engine_and_others_as_a_range() -> None:
+    same, dearer = house(REPLICAS.replace("RATE", "2.50")), house(REPLICAS.replace("RATE", "5"))
+    assert told("llama", same)["expected_cost_nanousd"] == told("local", same)["expected_cost_nanousd"] == 63_889
+    assert told("local/b", dearer)["expected_cost_nanousd"] == 127_778
+    both = told("llama", dearer)
+    assert (both["min_cost_nanousd"], both["max_cost_nanousd"]) == (63_889, 127_778)
+    assert [choice["model"] for choice in both["choices"]] == ["local/a", "local/b"]  # type: ignore[attr-defined]
