@@ -17,7 +17,7 @@ from router.commands.output import Format, write_json, write_rows
 from router.commands.ranges import Range
 from router.core.datamodels import Outcome, PriceRow, Tier
 from router.core.replay import World
-from router.core.savings import Waterfall, of_request, with_hardware
+from router.core.savings import Waterfall, of_overhead, of_request, with_hardware
 from router.errors import NotFound
 from router.prices import PriceBook, PriceUnknown
 from router.settings import Settings
@@ -28,7 +28,7 @@ _NAMES = {
     "local_tier": "local tier (at standard cost)",
     "cache": "prompt caches",
     "failed_attempts": "failed attempts",
-    "classifier_overhead": "classifier (runs in the gateway, no call is paid)",
+    "classifier_overhead": "classifier (shadow runs and judges; scoring itself is free)",
     "idle_gpu": "idle GPU (unabsorbed)",
     "other_periods": "work booked in periods outside this range",
 }
@@ -75,9 +75,12 @@ class _Tally:
     p_premium: float = 0.0
 
     def add(self, request: ServedRequest, baselines: Baselines) -> None:
+        self.local_nanousd += sum(a.amount_nanousd for a in request.attempts if a.tier is Tier.LOCAL)
+        if request.overhead:
+            self.waterfall += of_overhead(request.attempts)
+            return
         premium, prices = baselines.of(request.world_hash)
         self.waterfall += of_request(request.attempts, premium, prices)
-        self.local_nanousd += sum(a.amount_nanousd for a in request.attempts if a.tier is Tier.LOCAL)
         last, p = request.attempts[-1], request.p_adequate
         if p and last.outcome is Outcome.OK and "premium" in p:
             self.p_kept += p.get(f"{last.tier.value}/{last.candidate}", p.get(last.tier.value, 0.0))

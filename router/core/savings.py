@@ -20,6 +20,9 @@ from router.core.pricing import cost_nanousd
 
 _SERVED = frozenset({Outcome.OK, Outcome.CLIENT_GONE})
 
+OVERHEAD_PREFIX = "overhead:"
+"""How the requested model of calls begins that nobody asked for: shadow runs and judges, made for the learner."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tried:
@@ -96,6 +99,11 @@ def of_request(attempts: Sequence[Tried], premium: PriceRow | None, prices: Mapp
         listed = cost_nanousd(row, uncached) if row is not None else last.amount_nanousd
         routing, cache = baseline - listed, listed - last.amount_nanousd
     return Waterfall(baseline, routing, local, cache, -failed, requests=1)
+
+
+def of_overhead(attempts: Sequence[Tried]) -> Waterfall:
+    """The steps of calls made for the learner: all of their cost is overhead, and they replace no premium answer."""
+    return Waterfall(classifier_overhead_nanousd=-sum(a.amount_nanousd for a in attempts))
 
 
 def with_hardware(

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, and_, func, inspect, select
 
 from router.core.datamodels import Outcome, Tier, TokenUsage
 from router.core.periods import HOUR_US, Period, on_us, settle_period, span_at
-from router.core.savings import Tried
+from router.core.savings import OVERHEAD_PREFIX, Tried
 from router.stores.periods import lines_of, on_of, rates_of
 from router.stores.queries import look, within
 from router.stores.rows import from_us, to_us
@@ -27,6 +27,7 @@ from router.stores.schema import asset, attempt, period, posting, request, world
 _DAY_US = 86_400_000_000
 _THURSDAY = 3  # 1970-01-01 was one; weeks begin on Monday
 _PAGE_ROWS = 2_000
+_ASKED_FOR = request.c.requested_model.not_like(f"{OVERHEAD_PREFIX}%")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +54,16 @@ class Hours:
 
 @dataclass(frozen=True, slots=True)
 class ServedRequest:
-    """A request's attempts with what they were decided on; `world` names candidates and prices then in force."""
+    """A request's attempts with what they were decided on; `world_hash` names candidates and prices then in force.
+
+    `overhead` is set for calls that were made for the learner and that nobody waited for.
+    """
 
     request_id: str
     attempts: tuple[Tried, ...]
     world_hash: str | None
     p_adequate: dict[str, float] | None
+    overhead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +188,7 @@ def served_requests(
     a, r = attempt.c, request.c
     query = (
         select(
-            r.request_id, r.world_hash, r.score, a.candidate, a.tier, a.outcome, a.input_tokens, a.output_tokens,
+            r.request_id, r.requested_model, r.world_hash, r.score, a.candidate, a.tier, a.outcome, a.input_tokens, a.output_tokens,
             a.cached_input_tokens, a.cache_write_tokens, a.reasoning_tokens, a.amount_nanousd,
         )
         .join_from(request, attempt, a.request_id == r.request_id)
@@ -198,7 +203,11 @@ def served_requests(
             tries = list(group)
             score = msgspec.json.decode(tries[0].score) if tries[0].score else {}
             yield ServedRequest(
-                request_id, tuple(_tried(row) for row in tries), tries[0].world_hash, score.get("p_adequate")
+                request_id,
+                tuple(_tried(row) for row in tries),
+                tries[0].world_hash,
+                score.get("p_adequate"),
+                overhead=tries[0].requested_model.startswith(OVERHEAD_PREFIX),
             )
 
 
@@ -265,6 +274,7 @@ def answered_by(
             a.tier == tier.value,
             a.outcome == Outcome.OK.value,
             a.input_tokens.is_not(None),
+            _ASKED_FOR,
         )
         .order_by(r.received_at_us.desc())
         .limit(most)
@@ -278,8 +288,16 @@ def count_answered(
 ) -> tuple[int, datetime | None, datetime | None]:
     """(requests that `tier` answered in the range, when the first and the last of them began)."""
     a = attempt.c
-    query = select(func.count(), func.min(a.opened_at_us), func.max(a.opened_at_us)).where(
-        within(a.opened_at_us, from_utc, to_utc), a.tier == tier.value, a.outcome == Outcome.OK.value, a.is_last == 1
+    query = (
+        select(func.count(), func.min(a.opened_at_us), func.max(a.opened_at_us))
+        .join_from(attempt, request, a.request_id == request.c.request_id)
+        .where(
+            within(a.opened_at_us, from_utc, to_utc),
+            a.tier == tier.value,
+            a.outcome == Outcome.OK.value,
+            a.is_last == 1,
+            _ASKED_FOR,
+        )
     )
     with look(engine) as connection:
         if connection is None:

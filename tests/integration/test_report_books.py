@@ -117,6 +117,38 @@ def test_the_fully_loaded_costs_of_tenants_add_up_to_the_invoices(
     ]
 
 
+def judged(name: str, *attempts: AttemptRecord, minute: int) -> Any:
+    return replace(record(name, *attempts, minute=minute), requested_model="overhead:judge")
+
+
+def test_what_the_learner_spends_is_a_step_of_its_own(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    url = f"sqlite:///{config.parent}/ledger.db"
+    savings.run(config, Format.JSON, Range(), now_utc=NOW)
+    before = json.loads(capsys.readouterr().out)
+
+    async def judge() -> None:
+        ledger = await SqlLedger.open(url, config.parent, clock=WallClock(NINE))
+        ledger.settle(judged("j1", cheap(), minute=131), hold_open=False)
+        ledger.settle(judged("j2", local(), minute=132), hold_open=False)
+        await ledger.close()
+
+    asyncio.run(judge())
+    store = PeriodStore(url)
+    store.advance(GPU, to_us(NOW))
+    store.close()
+    savings.run(config, Format.JSON, Range(), now_utc=NOW)
+    after = json.loads(capsys.readouterr().out)
+    spent = CHEAP_NANOUSD + LOCAL_NANOUSD
+    assert after["steps_nanousd"]["classifier_overhead"] == -spent
+    assert (after["requests"], after["always_premium_nanousd"]) == (
+        before["requests"],
+        before["always_premium_nanousd"],
+    )
+    # the local run absorbs a part of an hour that is paid for anyway: the cash alone is more
+    assert after["spent_nanousd"] == before["spent_nanousd"] + CHEAP_NANOUSD
+    assert after["steps_nanousd"]["idle_gpu"] == before["steps_nanousd"]["idle_gpu"] + LOCAL_NANOUSD
+
+
 def test_days_sum_their_hours(capsys: pytest.CaptureFixture[str], config: Path) -> None:
     hours.run(config, Format.CSV, Range(), by="day", now_utc=NOW)
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from router.core.datamodels import Outcome, Tier, TokenUsage
 from router.core.pricing import cost_nanousd
-from router.core.savings import Tried, Waterfall, of_request, with_hardware
+from router.core.savings import Tried, Waterfall, of_overhead, of_request, with_hardware
 from tests.fakes import BIG, CHEAP, LOCAL, PRICES
 
 PREMIUM = PRICES[BIG.name]
@@ -87,6 +87,12 @@ def test_idle_hardware_can_eat_all_savings():
     assert found.spent_nanousd == 2_500_000_000
 
 
+def test_what_a_judge_costs_is_overhead_and_replaces_no_answer():
+    found = of_request([tried()], PREMIUM, PRICES) + of_overhead([tried(LOCAL, amount=70), tried(BIG)])
+    assert (found.classifier_overhead_nanousd, found.requests) == (-5_000_070, 1)
+    assert (found.always_premium_nanousd, found.spent_nanousd) == (5_000_000, 250_000 + 5_000_070)
+
+
 attempts = st.builds(
     tried,
     st.sampled_from([LOCAL, CHEAP, BIG]),
@@ -97,17 +103,22 @@ attempts = st.builds(
 
 
 @given(
-    st.lists(st.tuples(st.lists(attempts, max_size=3), st.booleans()), max_size=6),
+    st.lists(st.tuples(st.lists(attempts, max_size=3), st.sampled_from(["compared", "not", "overhead"])), max_size=6),
     st.integers(0, 10**13),
     st.integers(-(10**10), 10**13),
 )
 def test_the_steps_sum_to_what_was_spent_to_the_nano_dollar(requests, invoice, absorbed):
     total = Waterfall()
-    for tries, compared in requests:
-        total += of_request(tries, PREMIUM if compared else None, PRICES)
+    for tries, kind in requests:
+        if kind == "overhead":
+            total += of_overhead(tries)
+        else:
+            total += of_request(tries, PREMIUM if kind == "compared" else None, PRICES)
     booked = [a for tries, _ in requests for a in tries]
     local = sum(a.amount_nanousd for a in booked if a.tier is Tier.LOCAL)
     cash = sum(a.amount_nanousd for a in booked) - local
     found = with_hardware(total, invoice_nanousd=invoice, absorbed_nanousd=absorbed, booked_local_nanousd=local)
     assert found.spent_nanousd == cash + invoice
     assert found.always_premium_nanousd - sum(found.steps.values()) == found.spent_nanousd
+    overhead = sum(a.amount_nanousd for tries, kind in requests if kind == "overhead" for a in tries)
+    assert found.classifier_overhead_nanousd == -overhead
