@@ -188,8 +188,8 @@ def served_requests(
     a, r = attempt.c, request.c
     query = (
         select(
-            r.request_id, r.requested_model, r.world_hash, r.score, a.candidate, a.tier, a.outcome, a.input_tokens, a.output_tokens,
-            a.cached_input_tokens, a.cache_write_tokens, a.reasoning_tokens, a.amount_nanousd,
+            r.request_id, r.requested_model, r.world_hash, r.score, a.candidate, a.tier, a.outcome, a.input_tokens,
+            a.output_tokens, a.cached_input_tokens, a.cache_write_tokens, a.reasoning_tokens, a.amount_nanousd,
         )
         .join_from(request, attempt, a.request_id == r.request_id)
         .where(within(r.received_at_us, from_utc, to_utc))
