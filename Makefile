@@ -7,9 +7,11 @@ HOST   ?= 127.0.0.1
 CONFIG ?=
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS   ?=
+LABELS ?=
+OUT    ?= data/new-model
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-gpu engine install dev test test-vllm test-burst check format bench constraints docs clean
+.PHONY: help run run-gpu engine install dev train test test-vllm test-burst check format bench constraints docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -63,6 +65,11 @@ check: dev ## format, lint, strict types, import floors, docs
 	@$(BIN)/mypy
 	@out=$$($(BIN)/lint-imports --no-cache 2>&1) || { echo "$$out"; exit 1; }
 	@$(BIN)/python -m router.commands.config_docs --check docs/configuration.md
+
+train: dev ## learn a model: LABELS=FILE [OUT=data/new-model]; nothing serves it until it is promoted
+	@test -n "$(LABELS)" || { echo "make train LABELS=FILE: labelled rows, JSONL, may be gzipped (see docs/classifier.md)"; exit 2; }
+	@test -f "$(LABELS)" || { echo "LABELS=$(LABELS): no such file"; exit 2; }
+	@$(BIN)/python -m router train --labels "$(LABELS)" --out "$(OUT)"
 
 format: dev ## format and sort in place
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .

@@ -31,6 +31,7 @@ QUALITY_SHARES = (0.95, 0.98, 1.0)
 TARGETS = (0.90, 0.95, 0.99)
 MIN_SLICE_ROWS = 100
 CHANCE = 0.5
+ONE_SIDED = "escalation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +51,23 @@ class Evaluated:
 
 
 def usable(examples: Sequence[LabelledExample]) -> tuple[list[LabelledExample], list[str]]:
-    """Rows without those that hold one tier's outcome and no probability, and a note on how many were left out.
+    """Rows that a figure can be computed from, and notes on how many were left out.
 
-    Where those are the majority all rows are returned, so that the overlap check refuses and says why.
+    Rows known by retries alone are left out: such labels only ever say no. So are those that hold one tier's outcome
+    and no probability; where these are the majority all rows are returned, so that the overlap check refuses and says
+    why.
     """
+    judged = [e for e in examples if e.label_source != ONE_SIDED]
+    notes = []
+    if judged and len(judged) < len(examples):
+        notes = [f"{len(examples) - len(judged)} rows known by retries alone are left out: such labels only say no"]
+        examples = judged
     known = [e for e in examples if not is_partial(e) or e.observation_probability is not None]
     left_out = len(examples) - len(known)
     if left_out == 0 or 2 * left_out > len(examples):
-        return list(examples), []
-    return known, [f"{left_out} rows with one outcome and no probability of its choice tell nothing and are left out"]
+        return list(examples), notes
+    note = f"{left_out} rows with one outcome and no probability of its choice tell nothing and are left out"
+    return known, [*notes, note]
 
 
 def predict(

@@ -2,10 +2,14 @@
 
 None of their data is shipped. Each importer is told which model stands for which tier; a model that no tier names is
 left out. Pickles are never read: RouterBench publishes one, to be saved as CSV first.
+
+The layouts are those of lm-sys/RouteLLM (`routellm/evals/*/*.csv`), withmartian/routerbench (the columns its own
+`evaluate_routers.py` reads) and ynulihao/LLMRouterBench (what `data_collector/storage.py` writes).
 """
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,6 +51,17 @@ def _quality(cell: str | None) -> float | None:
     return value if 0.0 <= value <= 1.0 else None
 
 
+def _prompt(cell: str) -> str:
+    """A prompt of a cell; one with several turns stands there as a Python list of texts."""
+    if cell[:2] not in {"['", '["'}:
+        return cell
+    try:
+        turns = ast.literal_eval(cell)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return cell
+    return "\n\n".join(map(str, turns)) if isinstance(turns, list) else cell
+
+
 def _from_csv(
     path: Path, models: Mapping[str, str], source: str, domain_of: Callable[[Mapping[str, str]], str]
 ) -> Iterator[dict[str, Any]]:
@@ -60,14 +75,16 @@ def _from_csv(
             judged = {tier: _quality(cells.get(model)) for tier, model in models.items()}
             outcomes = {tier: q for tier, q in judged.items() if q is not None}
             if outcomes:
-                name = cells.get("sample_id") or str(number)
-                yield _row(f"{source}/{path.stem}/{name}", source, domain_of(cells), cells["prompt"], outcomes, models)
+                sample = cells.get("sample_id") or str(number)
+                request_id, prompt = f"{source}/{path.stem}/{sample}", _prompt(cells["prompt"])
+                yield _row(request_id, source, domain_of(cells), prompt, outcomes, models)
 
 
 def routellm(paths: Sequence[Path], models: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """RouteLLM's responses: CSV with `prompt` and a column of True/False per model; the file's name is the domain."""
     for path in paths:
-        domain = path.stem.split("_", 1)[-1]
+        _, _, name = path.stem.partition("_")
+        domain = "" if name == "responses" else name  # gsm8k_responses.csv has none
         yield from _from_csv(path, models, f"routellm_{path.stem.split('_', 1)[0]}", lambda _, domain=domain: domain)  # type: ignore[misc]
 
 
@@ -78,10 +95,13 @@ def routerbench(paths: Sequence[Path], models: Mapping[str, str]) -> Iterator[di
 
 
 def llmrouterbench(paths: Sequence[Path], models: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """LLMRouterBench: one JSON file per model and data set, joined by data set and index."""
+    """LLMRouterBench: one JSON file per model and data set, joined by data set, split and index.
+
+    Of several runs of one model the last file counts (their names end in a time stamp); demo runs do not.
+    """
     tier_of = {model: tier for tier, model in models.items()}
-    joined: dict[tuple[str, str], dict[str, Any]] = {}
-    for path in paths:
+    joined: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for path in sorted(paths):
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             model, dataset, records = raw["model_name"], raw["dataset_name"], raw["records"]
@@ -89,14 +109,15 @@ def llmrouterbench(paths: Sequence[Path], models: Mapping[str, str]) -> Iterator
             raise DatasetError(
                 f"{path.name}: not a result file with model_name, dataset_name and records: {error}"
             ) from error
-        if model not in tier_of:
+        if model not in tier_of or raw.get("demo") is True:
             continue
+        split = str(raw.get("split") or "")
         for record in records:
             score = _quality(str(record.get("score")))
             prompt = record.get("origin_query") or record.get("prompt")
-            if score is None or not prompt:
+            if score is None or not isinstance(prompt, str) or not prompt:
                 continue
-            key = (dataset, str(record.get("index")))
+            key = (dataset, split, str(record.get("index")))
             row = joined.setdefault(
                 key, _row("/".join(("llmrouterbench", *key)), "llmrouterbench", dataset, prompt, {}, {})
             )

@@ -108,22 +108,3 @@ def judged_quality(first_order: float | None, swapped_order: float | None) -> fl
     if (first_order - 0.5) * (swapped_order - 0.5) < 0.0:
         return 0.5
     return (first_order + swapped_order) / 2.0
-
-
-def escalations(
-    calls: Iterable[tuple[str, str, str, float]], *, tier_order: Mapping[str, int], within_s: float = 120.0
-) -> list[LoggedOutcome]:
-    """Weak evidence from retries: (conversation, request id, tier, time in seconds) in order of time.
-
-    Where a conversation asks a higher tier within `within_s` of an answer, the lower answer is taken to have failed.
-    """
-    previous: dict[str, tuple[str, str, float]] = {}
-    found = []
-    for conversation, request_id, tier, at_s in calls:
-        before = previous.get(conversation)
-        if before is not None:
-            earlier_id, earlier_tier, earlier_at_s = before
-            if at_s - earlier_at_s <= within_s and tier_order[tier] > tier_order[earlier_tier]:
-                found.append(LoggedOutcome(earlier_id, earlier_tier, 0.0, "escalation", judge=conversation))
-        previous[conversation] = (request_id, tier, at_s)
-    return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from math import isfinite
@@ -19,9 +19,8 @@ import typer
 
 from router import __version__
 from router.commands import learning
-from router.commands.options import ConfigOption
+from router.commands.options import ConfigOption, FromOption, ToOption, days_of
 from router.commands.output import Format
-from router.commands.ranges import Range
 from router.errors import ConfigError, RouterError
 
 app = typer.Typer(
@@ -64,8 +63,6 @@ class Processing(StrEnum):
 
 
 FormatOption = Annotated[Format, typer.Option("--format", help="How the result is written.")]
-FromOption = Annotated[str | None, typer.Option("--from", help="First day (UTC), such as 2026-11-01.")]
-ToOption = Annotated[str | None, typer.Option("--to", help="Last day (UTC), included.")]
 
 
 def _decimal(text: str) -> Decimal:
@@ -206,7 +203,7 @@ def report_costs(
     """What was spent, by day, tenant, tier and model."""
     from router.commands import costs
 
-    costs.run(config, form, _days(start, end))
+    costs.run(config, form, days_of(start, end))
 
 
 @report.command("periods")
@@ -220,7 +217,7 @@ def report_periods(
     """Hours of the local tier's hardware: invoice, what the work absorbed, what stayed idle, fully loaded cost."""
     from router.commands import hours
 
-    hours.run(config, form, _days(start, end), by=by.value)
+    hours.run(config, form, days_of(start, end), by=by.value)
 
 
 @report.command("savings")
@@ -236,7 +233,7 @@ def report_savings(
     """What was saved against sending everything to the premium model, step by step."""
     from router.commands import savings
 
-    savings.run(config, form, _days(start, end), baseline=baseline)
+    savings.run(config, form, days_of(start, end), baseline=baseline)
 
 
 @report.command("tokens")
@@ -246,7 +243,7 @@ def report_tokens(
     """Tokens week by week, by tier and model."""
     from router.commands import tokens
 
-    tokens.run(config, form, _days(start, end))
+    tokens.run(config, form, days_of(start, end))
 
 
 @report.command("focus")
@@ -256,7 +253,7 @@ def report_focus(
     """The books as FOCUS 1.2 rows: API usage, the hardware's purchases, what of them was used and unused."""
     from router.commands import focus
 
-    focus.run(config, form, _days(start, end))
+    focus.run(config, form, days_of(start, end))
 
 
 def _figure(text: str) -> Any:
@@ -295,7 +292,7 @@ def report_break_even(
     if all(value is None for value in figures.values()):
         from router.commands import break_even_traffic
 
-        break_even_traffic.run(config, form, _days(start, end), usd_per_hour=usd_per_hour)
+        break_even_traffic.run(config, form, days_of(start, end), usd_per_hour=usd_per_hour)
         return
     from router.commands import break_even
 
@@ -403,22 +400,6 @@ def _moment(text: str | None) -> datetime:
     except ValueError as error:
         raise typer.BadParameter(f"{text!r} is no date; write 2026-12-01 or 2026-12-01T13:00") from error
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def _days(start: str | None, end: str | None) -> Range:
-    first, last = _day(start, "--from"), _day(end, "--to")
-    if first is not None and last is not None and last < first:
-        raise typer.BadParameter(f"--to {end} is before --from {start}")
-    return Range(first, last)
-
-
-def _day(text: str | None, option: str) -> date | None:
-    if text is None:
-        return None
-    try:
-        return date.fromisoformat(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{option} {text!r} is no day; write 2026-12-01") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

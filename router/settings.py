@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from router.errors import ConfigError
-from router.settings_build import API_KEY_ENV, build_policy, build_server
+from router.settings_build import API_KEY_ENV, build_learning, build_policy, build_server
 from router.settings_checks import Secrets, did_you_mean
 from router.settings_schema import ConfigFile, Section
 from router.settings_tiers import build_tiers
@@ -29,6 +29,7 @@ from router.settings_types import (
     Engine,
     Hardware,
     LaunchSettings,
+    LearningSettings,
     LocalSettings,
     PolicySettings,
     PriceOverride,
@@ -59,6 +60,7 @@ __all__ = [
     "Engine",
     "Hardware",
     "LaunchSettings",
+    "LearningSettings",
     "LocalSettings",
     "PolicySettings",
     "PriceOverride",
@@ -134,6 +136,7 @@ def parse_settings(
     server = build_server(file.server, secrets, note, url_from_file=url_path in tree.lines and url_path not in tree.env)
     tiers = build_tiers(file.tiers, secrets, note)
     policy = build_policy(file.policy)
+    learning = build_learning(file.learning, tiers, note)
     for model, what in further(tiers) if further is not None else ():
         place = _path_of(tree, model.path)
         # A mistake in the model's own section may be why it looks wrong here.
@@ -148,6 +151,7 @@ def parse_settings(
         timeouts=TimeoutSettings(**file.timeouts.model_dump()),
         tiers=tiers,
         policy=policy,
+        learning=learning,
         not_acted_on=tuple(show_path(path) for path in NOT_ACTED_ON if _asks_for(file, path)),
         ignored_env=tuple(tree.ignored_env),
         places={model.path: _place(tree, model.path) for _, model in tiers.api_models()},

@@ -8,9 +8,19 @@ from __future__ import annotations
 from pathlib import Path as FilePath
 from urllib.parse import urlsplit
 
+from router.core.judgements import OVERHEAD_PREFIX
 from router.settings_checks import Note, Secrets, is_loopback, mask_password
-from router.settings_schema import PolicyFile, ServerFile
-from router.settings_types import QUALITY_TARGETS, AuthKey, AuthSettings, PolicySettings, ServerSettings
+from router.settings_schema import LearningFile, PolicyFile, ServerFile
+from router.settings_types import (
+    QUALITY_TARGETS,
+    AuthKey,
+    AuthSettings,
+    Engine,
+    LearningSettings,
+    PolicySettings,
+    ServerSettings,
+    TierSettings,
+)
 from router.settings_yaml import Path
 
 API_KEY_ENV = "ROUTER_API_KEY"
@@ -72,6 +82,9 @@ def _auth(file: ServerFile, secrets: Secrets, note: Note) -> AuthSettings:
         if item.tenant is None or item.key_env is None:
             note(where, "needs tenant and key_env")
             continue
+        if item.tenant.startswith(OVERHEAD_PREFIX):
+            note((*where, "tenant"), f"{item.tenant!r}: names that begin with {OVERHEAD_PREFIX} are ours; take another")
+            continue
         secret = secrets.read(item.key_env)
         if secret is None:
             unset.append(item.key_env)
@@ -109,4 +122,24 @@ def build_policy(file: PolicyFile) -> PolicySettings:
         on_saturation=file.on_saturation,
         exploration_ratio=file.exploration_ratio,
         exploration_budget_usd_per_day=file.exploration_budget_usd_per_day,
+    )
+
+
+def build_learning(file: LearningFile, tiers: TierSettings, note: Note) -> LearningSettings:
+    """The `learning` section; the judge must be one of the configured models."""
+    local = {tiers.local.model} if tiers.local.engine is not Engine.NONE else set()
+    names = local | {model.name for _, model in tiers.api_models()}
+    judge = file.judge.model
+    if judge is not None and judge not in names:
+        known = ", ".join(sorted(names)) or "none"
+        note(("learning", "judge", "model"), f"{judge!r} is no configured model; known here: {known}")
+    return LearningSettings(
+        shadow_ratio=file.shadow.ratio,
+        shadow_budget_usd_per_day=file.shadow.budget_usd_per_day,
+        max_concurrent=file.shadow.max_concurrent,
+        judge_model=judge,
+        judge_ratio=file.judge.ratio,
+        judge_budget_usd_per_day=file.judge.budget_usd_per_day,
+        exact_checks=file.exact_checks,
+        exclude_tenants=file.exclude_tenants,
     )

@@ -90,7 +90,9 @@ class ServerFile(Section):
     drain_grace_s: Annotated[float, _Number, Field(ge=0, le=3_600)] = Field(
         30.0, description="seconds that running requests get to finish after SIGTERM"
     )
-    store_prompts: bool = Field(False, description="keep prompt texts in the records; without it only their sha256")
+    store_prompts: bool = Field(
+        False, description="keep prompts in the records, so that they can be learnt from; without it only their sha256"
+    )
     auth: AuthFile = Field(AuthFile(), description="who may use the gateway")
 
 
@@ -354,6 +356,45 @@ class PolicyFile(Section):
     )
 
 
+class ShadowFile(Section):
+    """Shadow runs: some requests are also sent to another tier, beside the answer, to learn how good it would be."""
+
+    ratio: Ratio = Field(
+        0.0,
+        description=(
+            "share of requests sent to another tier as well after their answer is out, 0..1; never local-only or "
+            "pinned ones; default 0: none"
+        ),
+    )
+    budget_usd_per_day: Usd = Field(Decimal(1), description="most that shadow runs may cost in USD a day (UTC)")
+    max_concurrent: Annotated[int, _Number, Field(ge=1, le=64)] = Field(
+        2, description="shadow runs and judgements at a time; what would be more is dropped"
+    )
+
+
+class JudgeFile(Section):
+    """A model that judges the two answers of a shadow run, blind and in both orders."""
+
+    model: Text | None = Field(
+        None, description="name of a configured model; default none: shadow runs are judged by exact checks only"
+    )
+    ratio: Ratio = Field(1.0, description="share of shadow runs that are judged, 0..1")
+    budget_usd_per_day: Usd = Field(Decimal(1), description="most that judging may cost in USD a day (UTC)")
+
+
+class LearningFile(Section):
+    """How the gateway finds out how good answers are, besides feedback. Nothing of it delays an answer."""
+
+    shadow: ShadowFile = Field(ShadowFile(), description="shadow runs")
+    judge: JudgeFile = Field(JudgeFile(), description="a model that judges")
+    exact_checks: bool = Field(
+        False, description="check answers that have a form to keep: JSON, a schema, the arguments of tool calls"
+    )
+    exclude_tenants: tuple[Text, ...] = Field(
+        (), description="tenants whose requests are never shadowed, judged, checked or exported as labels"
+    )
+
+
 class ConfigFile(Section):
     """The whole file."""
 
@@ -361,3 +402,4 @@ class ConfigFile(Section):
     timeouts: TimeoutsFile = Field(TimeoutsFile(), description="bounds of every upstream call")
     tiers: TiersFile = Field(TiersFile(), description="where answers come from")
     policy: PolicyFile = Field(PolicyFile(), description="how the choice is made")
+    learning: LearningFile = Field(LearningFile(), description="how the gateway finds out how good answers are")

@@ -259,6 +259,25 @@ class PolicySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class LearningSettings:
+    """How answers are judged besides feedback, money in USD. `judge_model` is the name of a candidate."""
+
+    shadow_ratio: float = 0.0
+    shadow_budget_usd_per_day: Decimal = Decimal(1)
+    max_concurrent: int = 2
+    judge_model: str | None = None
+    judge_ratio: float = 1.0
+    judge_budget_usd_per_day: Decimal = Decimal(1)
+    exact_checks: bool = False
+    exclude_tenants: tuple[str, ...] = ()
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is to be done beside a request."""
+        return self.shadow_ratio > 0.0 or self.exact_checks
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that can be configured.
 
@@ -272,6 +291,7 @@ class Settings:
     timeouts: TimeoutSettings
     tiers: TierSettings
     policy: PolicySettings
+    learning: LearningSettings = LearningSettings()
     not_acted_on: tuple[str, ...] = ()
     ignored_env: tuple[str, ...] = ()
     places: Mapping[str, tuple[int | None, str]] = field(default_factory=dict)

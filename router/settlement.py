@@ -392,7 +392,7 @@ class Settlement:
             first_token_s=last.first_token_s if last is not None else None,
             exploration_probability=case.decision.exploration_probability,
             prompt_sha256=prompt_sha256(case.chat),
-            prompt_text="\n".join(case.chat.texts) if keep_text else None,
+            prompt_text=prompt_text(case.chat) if keep_text else None,
             reason=self._reason(),
             session=facts.session,
             world=case.world,
@@ -403,6 +403,11 @@ class Settlement:
 def prompt_sha256(chat: ChatRequest) -> str:
     """Hash of the conversation as it came; what is kept of a prompt unless its text is asked for."""
     return sha256(bytes(chat.fields["messages"])).hexdigest()
+
+
+def prompt_text(chat: ChatRequest) -> str:
+    """The conversation as it is kept where texts are: its messages as JSON, or with images only the texts."""
+    return "\n".join(chat.texts) if chat.has_images else bytes(chat.fields["messages"]).decode()
 
 
 def refused_record(

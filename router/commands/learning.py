@@ -1,4 +1,4 @@
-"""`classify`, `train`, `evaluate`, `promote`, `rollback`: the learner's functions on the command line.
+"""The learner's functions on the command line: from the books to labels, a model, its report, its promotion and back.
 
 Models that were promoted are kept in `models` under the gateway's data folder. Exit codes are those of every command:
 1 where the labels or the model are at fault, 2 for wrong use.
@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from router.commands.options import ConfigOption
+from router.commands.options import ConfigOption, FromOption, ToOption, days_of
 from router.commands.output import write_json
 
 LabelsOption = Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Labelled rows: JSONL, may be gzipped.")]
@@ -25,8 +25,8 @@ ModelOption = Annotated[
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the five commands part of `app`."""
-    for command in (classify, train, evaluate, promote, rollback):
+    """Make the commands part of `app`."""
+    for command in (classify, train, evaluate, promote, rollback, export_labels, import_labels, calibrate_threshold):
         app.command()(command)
 
 
@@ -104,6 +104,51 @@ def rollback(config: ConfigOption = None) -> None:
     with _exit_codes():
         told = cli.rollback(registry_root=root, now_utc=datetime.now(UTC))
     write_json(told)
+
+
+def export_labels(
+    out: Annotated[Path, typer.Option(dir_okay=False, help="File for the labelled rows: JSONL, packed if .gz.")],
+    start: FromOption = None,
+    end: ToOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Make labelled rows of what the books hold: requests, and how good their answers were found."""
+    from router.commands import labels
+
+    labels.export(config, out, days_of(start, end))
+
+
+def import_labels(
+    source: Annotated[list[Path], typer.Option("--input", exists=True, help="Result file; may be given many times.")],
+    out: Annotated[Path, typer.Option(dir_okay=False, help="File for the labelled rows: JSONL.")],
+    form: Annotated[str, typer.Option("--format", help="routellm, routerbench or llmrouterbench.")],
+    model: Annotated[
+        list[str], typer.Option("--model", help="The model of a tier, such as local=llama-3.1-8b; one a tier.")
+    ],
+) -> None:
+    """Make labelled rows of the result files of a published routing benchmark."""
+    from router.commands import labels
+
+    labels.from_benchmark(form, source, out, model)
+
+
+def calibrate_threshold(
+    model: ModelOption = None,
+    target: Annotated[float | None, typer.Option(help="Share of always-premium quality to keep, 0..1.")] = None,
+    premium_share: Annotated[float | None, typer.Option(help="Or: share of requests that may go to premium.")] = None,
+    confidence: Annotated[float, typer.Option(help="Probability with which the target is to hold, 0.5..1.")] = 0.9,
+    price: Annotated[
+        list[str] | None,
+        typer.Option(help="USD per million tokens (in/out) of a tier: cheap=0.1/0.5; default the config's."),
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """What a unit of missing quality must cost (nu) to keep a target at today's prices, and how sure that is."""
+    from router.commands import labels
+
+    labels.calibrate_threshold(
+        config, model, target=target, premium_share=premium_share, confidence=confidence, price=price or []
+    )
 
 
 def _registry_root(config: Path | None) -> Path:

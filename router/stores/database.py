@@ -170,6 +170,9 @@ class Database:
         if batch.closed:
             cursor.executemany(sql.closed, batch.closed)
             self.steps += 1
+        if batch.judgements:
+            cursor.executemany(sql.judgement, batch.judgements)
+            self.steps += 1
         return [self._give_feedback(f) for f in batch.feedback]
 
     def _give_feedback(self, f: FeedbackGiven) -> bool:

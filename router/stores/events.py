@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from router.core.datamodels import AttemptOpened, Hold, RoutingRecord
+from router.core.judgements import JudgedAnswer
 
 
 class Reserved(msgspec.Struct, frozen=True, tag="reserved", tag_field="event"):
@@ -53,4 +54,10 @@ class FeedbackGiven(msgspec.Struct, frozen=True, tag="feedback", tag_field="even
     received_at_us: int
 
 
-Event = Reserved | Opened | Settled | Released | WorldSeen | FeedbackGiven
+class Judged(msgspec.Struct, frozen=True, tag="judged", tag_field="event"):
+    """What a judge or a check has said of an answer; the last word of a judge on an answer counts."""
+
+    answer: JudgedAnswer
+
+
+Event = Reserved | Opened | Settled | Released | WorldSeen | FeedbackGiven | Judged

@@ -151,6 +151,15 @@ def record(engine: Engine, request_id: str, tenant: str | None = None) -> Routin
     return found[0] if found else None
 
 
+def records_of(engine: Engine, request_ids: Sequence[str]) -> list[RoutingRecord]:
+    """The records of `request_ids` that are known, in order of arrival; a few hundred at a time are meant."""
+    query = _records().where(request.c.request_id.in_(request_ids))
+    with look(engine) as connection:
+        if connection is None:
+            return []
+        return _load(connection, query.order_by(request.c.received_at_us, request.c.request_id))
+
+
 def iterate_records(
     engine: Engine,
     from_utc: datetime | None = None,

@@ -26,15 +26,17 @@ from router.core.datamodels import (
     Tier,
     TokenUsage,
 )
+from router.core.judgements import JudgedAnswer
 from router.core.replay import world_hash as hash_of_world
 from router.stores import schema
-from router.stores.events import Event, FeedbackGiven, Opened, Released, Reserved, Settled, WorldSeen
+from router.stores.events import Event, FeedbackGiven, Judged, Opened, Released, Reserved, Settled, WorldSeen
 
 Row = tuple[Any, ...]
 
 OPEN_COLUMNS = tuple(c.name for c in schema.open_attempt.columns)
 ATTEMPT_COLUMNS = tuple(c.name for c in schema.attempt.columns)
 REQUEST_COLUMNS = tuple(c.name for c in schema.request.columns)
+JUDGEMENT_COLUMNS = tuple(c.name for c in schema.judgement.columns)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -130,6 +132,7 @@ class Batch:
     attempts: list[Row] = field(default_factory=list)
     worlds: dict[str, str] = field(default_factory=dict)
     feedback: list[FeedbackGiven] = field(default_factory=list)
+    judgements: list[Row] = field(default_factory=list)
     settled: set[str] = field(default_factory=set)
 
 
@@ -150,6 +153,8 @@ def batch_of(events: Sequence[Event], worlds: Worlds) -> Batch:
                 batch.worlds[name] = body
             case FeedbackGiven():
                 batch.feedback.append(event)
+            case Judged(answer=answer):
+                batch.judgements.append(_judgement_row(answer))
     return batch
 
 
@@ -169,6 +174,21 @@ def _settled(batch: Batch, event: Settled, worlds: Worlds) -> None:
     for a in record.attempts:
         batch.attempts.append(_attempt_row(record.request_id, tenant, a, is_last=a.number == last))
     batch.requests.append(_request_row(record, name))
+
+
+def _judgement_row(a: JudgedAnswer) -> Row:
+    return (
+        a.request_id,
+        a.tier,
+        a.provenance,
+        a.judge,
+        _text(a.model),
+        a.quality_ratio,
+        a.action_probability,
+        a.label_probability,
+        a.output_tokens,
+        to_us(a.judged_at_utc),
+    )
 
 
 def _open_row(opened: AttemptOpened, instance: str, hold: Hold | None) -> Row:

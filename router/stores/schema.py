@@ -120,6 +120,21 @@ feedback = Table(
     Column("received_at_us", BigInteger, nullable=False),
 )
 
+judgement = Table(
+    "judgement",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("tier", Text, primary_key=True),
+    Column("provenance", Text, primary_key=True),
+    Column("judge", Text, primary_key=True),
+    Column("model", Text, nullable=False),
+    Column("quality", Float, nullable=False),
+    Column("action_probability", Float, nullable=False),
+    Column("label_probability", Float, nullable=False),
+    Column("output_tokens", BigInteger),
+    Column("judged_at_us", BigInteger, nullable=False),
+)
+
 # Hardware that is paid for by the hour. `home` is the installation that answers for it; before `closed_until_us` every
 # period is closed.
 asset = Table(

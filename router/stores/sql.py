@@ -10,12 +10,13 @@ from secrets import token_hex
 from typing import Any
 
 from router.core.datamodels import AttemptOpened, Hold, RoutingRecord
+from router.core.judgements import JudgedAnswer
 from router.ports import Clock
 from router.stores import queries
 from router.stores.database import Database, Store
 from router.stores.engines import parse_url, read_engine
 from router.stores.entries import LedgerState, WriterConfig
-from router.stores.events import FeedbackGiven, Opened, Released, Reserved, Settled
+from router.stores.events import FeedbackGiven, Judged, Opened, Released, Reserved, Settled
 from router.stores.rows import to_us
 from router.stores.spool import Spool
 from router.stores.writer import Writer
@@ -108,6 +109,10 @@ class SqlLedger:
         """
         given = FeedbackGiven(request_id, tenant, score_ratio, comment, to_us(self._clock.now_utc()))
         return await self._writer.submit(given, spends=True)
+
+    def note_judgement(self, answer: JudgedAnswer) -> None:
+        """Keep what a judge or a check has said; never blocks and never raises."""
+        self._writer.post(Judged(answer))
 
     async def flush(self) -> None:
         """Wait until all that was settled before is durable."""

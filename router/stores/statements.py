@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.stores.rows import ATTEMPT_COLUMNS, OPEN_COLUMNS, REQUEST_COLUMNS
+from router.stores.rows import ATTEMPT_COLUMNS, JUDGEMENT_COLUMNS, OPEN_COLUMNS, REQUEST_COLUMNS
 
 
 def _names(columns: tuple[str, ...]) -> str:
@@ -45,6 +45,11 @@ class Statements:
             "SELECT ?, ?, ?, request_id, tenant FROM request WHERE request_id = ? AND (? OR tenant = ?) "
             "ON CONFLICT (request_id, tenant) DO UPDATE SET score = excluded.score, comment = excluded.comment, "
             "received_at_us = excluded.received_at_us WHERE excluded.received_at_us >= feedback.received_at_us"
+        )
+        said = ", ".join(f"{name} = excluded.{name}" for name in JUDGEMENT_COLUMNS[4:])
+        self.judgement = say(
+            _insert("judgement", JUDGEMENT_COLUMNS, f"(request_id, tier, provenance, judge) DO UPDATE SET {said}")
+            + " WHERE excluded.judged_at_us >= judgement.judged_at_us"
         )
         self.owned = say("SELECT 1 FROM request WHERE request_id = ? AND (? OR tenant = ?)")
         self.look = "SELECT request_id FROM request LIMIT 1"

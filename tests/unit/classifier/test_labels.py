@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from classifier.datamodels import LoggedOutcome
-from classifier.labels import MAX_JUDGEMENTS_PER_JUDGE, PROVENANCE_WEIGHT, combine, escalations, judged_quality
+from classifier.labels import MAX_JUDGEMENTS_PER_JUDGE, PROVENANCE_WEIGHT, combine, judged_quality
 
 
 def said(
@@ -55,15 +55,3 @@ def test_a_judge_swayed_by_order_has_seen_no_difference(
 ) -> None:
     got = judged_quality(first, swapped)
     assert got == (None if expected is None else pytest.approx(expected))
-
-
-def test_a_retry_on_a_higher_tier_speaks_against_the_lower_one() -> None:
-    order = {"local": 0, "premium": 2}
-    calls = [
-        ("c", "1", "local", 0.0),
-        ("c", "2", "premium", 60.0),
-        ("d", "3", "local", 0.0),
-        ("d", "4", "premium", 999.0),
-    ]
-    found = escalations(calls, tier_order=order)
-    assert [(o.request_id, o.tier, o.quality_ratio) for o in found] == [("1", "local", 0.0)]

@@ -1,0 +1,201 @@
+"""`export-labels`, `import-labels`, `calibrate-threshold`: where labels come from, and what follows from them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from router.commands.books import books_of
+from router.commands.output import write_json
+from router.commands.ranges import Range
+
+if TYPE_CHECKING:
+    from classifier.calibrate import TokenPrices
+    from router.learning_loop.export import Exported
+    from router.settings import Settings
+
+
+def export(config: Path | None, out: Path, days: Range) -> None:
+    """Write the labels that the books hold, and say what was found; exit code 1 where there is not one usable row."""
+    from router.learning_loop.export import export as run
+
+    with books_of(config) as (settings, engine), _bar() as progress:
+        found = run(
+            engine,
+            out,
+            from_utc=days.from_utc,
+            to_utc=days.to_utc,
+            without_tenants=settings.learning.exclude_tenants,
+            progress=progress,
+        )
+    if not found.rows:
+        out.unlink(missing_ok=True)
+    write_json(
+        {
+            **days.as_dict(),
+            "out": str(out) if found.rows else None,
+            **found.as_dict(),
+            "advice": advice(found, settings),
+        }
+    )
+    if not found.rows:
+        typer.echo(f"error: no labelled row: {advice(found, settings)[0]}", err=True)
+        raise typer.Exit(1)
+
+
+def advice(found: Exported, settings: Settings) -> list[str]:
+    """What keeps these labels from being more, or better, and the key that changes it; the most pressing first."""
+    said = []
+    if not found.answered:
+        said.append("the books hold no answered request in this range")
+    elif not found.labelled:
+        said.append(
+            "nobody has judged an answer in this range: send POST /v1/feedback, or set learning.shadow.ratio and "
+            "learning.judge.model, or learning.exact_checks"
+        )
+    kept_out = found.left_out["prompt_not_kept"]
+    if kept_out:
+        said.append(
+            f"{kept_out} labelled requests have no prompt in the books, and a model of text cannot be learnt from "
+            "their counts alone: set server.store_prompts: true and collect labels for a while"
+        )
+    if found.left_out["no_choice_was_made"]:
+        said.append(
+            f"{found.left_out['no_choice_was_made']} labelled requests were pinned, local-only or had one tier to go "
+            "to: they show nothing of the choice and are left out"
+        )
+    if found.capped_by_judge:
+        said.append(
+            f"{sum(found.capped_by_judge.values())} judgements were left out because {len(found.capped_by_judge)} "
+            "callers gave more than one caller may"
+        )
+    if found.rows and not found.explored and not found.shadowed:
+        said.append(
+            "every row shows only the tier the policy chose: evaluation will refuse. Set policy.exploration_ratio or "
+            "learning.shadow.ratio above 0"
+        )
+    off = settings.policy.exploration_ratio <= 0.0 and settings.learning.shadow_ratio <= 0.0
+    if not found.rows and off and not said:
+        said.append("set policy.exploration_ratio or learning.shadow.ratio above 0 to learn of the tiers not chosen")
+    return said
+
+
+def from_benchmark(form: str, sources: Sequence[Path], out: Path, models: Sequence[str]) -> None:
+    """Write the result files of a published benchmark as labelled rows."""
+    from classifier.dataset import DatasetError
+    from classifier.importers import IMPORTERS, write_rows
+
+    if form not in IMPORTERS:
+        raise typer.BadParameter(f"--format {form!r}: known are {', '.join(IMPORTERS)}")
+    by_tier = _pairs(models, "--model", "local=llama-3.1-8b")
+    try:
+        count = write_rows(IMPORTERS[form](sources, by_tier), out)
+    except (DatasetError, UnicodeDecodeError, OSError) as error:
+        out.unlink(missing_ok=True)
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    if not count:
+        out.unlink(missing_ok=True)
+        typer.echo(f"error: no row names any of {', '.join(by_tier.values())}", err=True)
+        raise typer.Exit(1)
+    write_json({"out": str(out), "rows": count, "models": by_tier})
+
+
+def calibrate_threshold(
+    config: Path | None,
+    model: Path | None,
+    *,
+    target: float | None,
+    premium_share: float | None,
+    confidence: float,
+    price: Sequence[str],
+) -> None:
+    """Print nu (or a threshold) from the calibration sample that travels with a model."""
+    from classifier import cli
+    from router.settings import load_settings
+
+    settings = load_settings(config)
+    prices = {**_listed(settings), **_given(price)}
+    if target is None and premium_share is None:
+        target = settings.policy.quality_target_ratio
+    root = None if model is not None else settings.server.data_dir / "models"
+    try:
+        found = cli.calibrate_threshold(
+            model=model,
+            registry_root=root,
+            prices=prices,
+            quality_target_ratio=target,
+            premium_share=premium_share,
+            confidence_ratio=confidence,
+        )
+    except cli.UsageError as error:
+        raise typer.BadParameter(str(error)) from error
+    except cli.LearningError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    shown = {t: {"input": p.input_usd_per_mtok, "output": p.output_usd_per_mtok} for t, p in sorted(prices.items())}
+    write_json({**found, "usd_per_mtok": shown})
+
+
+def _listed(settings: Settings) -> dict[str, TokenPrices]:
+    """What a token of each configured tier costs at the margin now: the price book's rows, an idle engine nothing."""
+    from classifier.calibrate import TokenPrices
+    from router.prices import PriceBook, PriceUnknown
+
+    book = PriceBook.load(settings.price_overrides())
+    found = {"local": TokenPrices(0.0, 0.0)}
+    for tier, model in settings.tiers.api_models():
+        try:
+            row = book.row(model.price_key, datetime.now(UTC)).tiers[0]
+        except PriceUnknown:
+            continue
+        known = TokenPrices(float(row.input_usd_per_mtok), float(row.output_usd_per_mtok))
+        found.setdefault(tier.value, known)  # the first model of a tier stands for it
+    return found
+
+
+def _given(prices: Sequence[str]) -> dict[str, TokenPrices]:
+    from classifier.calibrate import TokenPrices
+
+    found = {}
+    for tier, text in _pairs(prices, "--price", "cheap=0.1/0.5").items():
+        try:
+            paid_in, paid_out = (float(part) for part in text.split("/"))
+        except ValueError as error:
+            raise typer.BadParameter(f"--price {tier}={text}: write input/output, such as cheap=0.1/0.5") from error
+        if not (0.0 <= paid_in < 1e6 and 0.0 <= paid_out < 1e6):
+            raise typer.BadParameter(f"--price {tier}={text}: a price lies between 0 and 1e6 USD per million tokens")
+        found[tier] = TokenPrices(paid_in, paid_out)
+    return found
+
+
+def _pairs(texts: Sequence[str], option: str, example: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        tier, equals, value = text.partition("=")
+        if not equals or not tier or not value:
+            raise typer.BadParameter(f"{option} {text!r}: write it as {option} {example}")
+        if tier in found:
+            raise typer.BadParameter(f"{option} names {tier!r} twice")
+        found[tier] = value
+    return found
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar on a terminal; elsewhere nothing."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("labels", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

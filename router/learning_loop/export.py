@@ -1,0 +1,263 @@
+"""From the books to labelled rows: `export-labels`.
+
+Two passes. The first reads every judgement (small: no prompts) and makes labels of them, with their weights and caps
+(`classifier.labels`). The second fetches the records of labelled requests, some at a time, and writes a row for each
+whose prompt was kept.
+
+What a row says of probabilities. A row is in the file because its request was *selected*: by a shadow run, whose dice
+are known, or because somebody judged the answer, whose habits are not. `observation_probability` is, per tier, the
+probability that this tier's outcome would be seen given that; `exploration_probability` and `label_probability` are
+the probabilities of the action and of being judged, apart.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+import msgspec
+from sqlalchemy import Engine
+
+from classifier.datamodels import LoggedOutcome
+from classifier.labels import Label, combine
+from router.core.datamodels import Reason, Reject, RoutingRecord
+from router.core.judgements import JudgedAnswer
+from router.learning_loop.retries import AnsweredCall, retries
+from router.stores import label_sources, queries
+
+SOURCE = "log"
+_PAGE_IDS = 200
+_NO_CHOICE = frozenset({Reason.PINNED_BY_CLIENT, Reason.LOCAL_ONLY_POLICY, None})
+_SOFT = frozenset({Reject.DOMINATED, Reject.QUALITY_BELOW_FLOOR})
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(slots=True)
+class Exported:
+    """What came of an export. `left_out` counts labelled requests without a row, by cause."""
+
+    answered: int = 0
+    labelled: int = 0
+    rows: int = 0
+    judgements: Counter[str] = field(default_factory=Counter)
+    capped_by_judge: dict[str, int] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+    explored: int = 0
+    shadowed: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready to be shown as JSON."""
+        return {
+            "answered_requests": self.answered,
+            "labelled_requests": self.labelled,
+            "rows": self.rows,
+            "explored_rows": self.explored,
+            "shadowed_rows": self.shadowed,
+            "judgements": dict(sorted(self.judgements.items())),
+            "capped_by_judge": self.capped_by_judge,
+            "left_out": dict(sorted(self.left_out.items())),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """All that is known of how good answers were.
+
+    `judged` holds the judgements that came with probabilities, by request and tier; `label_ratio` is the share of each
+    tier's answers that somebody judged (retries, which only ever say no, do not count).
+    """
+
+    labels: Mapping[str, Mapping[str, Label]]
+    judged: Mapping[str, Mapping[str, JudgedAnswer]]
+    label_ratio: Mapping[str, float]
+
+
+def export(
+    engine: Engine,
+    out: Path,
+    *,
+    from_utc: datetime | None = None,
+    to_utc: datetime | None = None,
+    without_tenants: Collection[str] = (),
+    progress: Progress | None = None,
+) -> Exported:
+    """Write a row for each labelled request; `out` is replaced only when it is whole. Packed if it ends in .gz."""
+    found = Exported()
+    known = read_known(engine, found, from_utc, to_utc, without_tenants)
+    found.labelled = len(known.labels)
+    with _whole_file(out) as file:
+        for record in _records(engine, sorted(known.labels)):
+            row = row_of(record, known)
+            if isinstance(row, str):
+                found.left_out[row] += 1
+            else:
+                file.write(json.dumps(row, ensure_ascii=True) + "\n")
+                found.rows += 1
+                found.explored += record.reason is Reason.EXPLORE
+                found.shadowed += len(row["outcomes"]) > 1
+            if progress is not None:
+                progress(found.rows + found.left_out.total(), found.labelled)
+    return found
+
+
+def read_known(
+    engine: Engine,
+    found: Exported,
+    from_utc: datetime | None,
+    to_utc: datetime | None,
+    without_tenants: Collection[str] = (),
+) -> Known:
+    """The first pass; notes in `found` what it has seen."""
+    answered: Counter[str] = Counter()
+    outcomes: list[LoggedOutcome] = []
+
+    def calls() -> Iterator[AnsweredCall]:
+        for row in label_sources.answered_requests(engine, from_utc, to_utc, without=without_tenants):
+            answered[row.tier.value] += 1
+            yield AnsweredCall(
+                row.request_id, row.tenant, row.session, row.prompt_sha256, row.requested_model, row.tier,
+                row.received_at_us / 1e6, row.duration_us / 1e6,
+            )  # fmt: skip
+
+    outcomes += retries(calls())
+    told: list[tuple[str, str]] = []
+    for opinion in label_sources.opinions(engine, from_utc, to_utc, without=without_tenants):
+        told.append((opinion.request_id, opinion.tier))
+        outcomes.append(
+            LoggedOutcome(opinion.request_id, opinion.tier, opinion.score_ratio, "feedback", judge=opinion.tenant)
+        )
+    judged: dict[str, dict[str, JudgedAnswer]] = defaultdict(dict)
+    for said in label_sources.judgements(engine, from_utc, to_utc, without=without_tenants):
+        judged[said.request_id][said.tier] = said
+        outcomes.append(
+            LoggedOutcome(said.request_id, said.tier, said.quality_ratio, said.provenance, said.judge, said.model)
+        )
+    found.answered = answered.total()
+    found.judgements = Counter(o.provenance for o in outcomes)
+    report = combine(outcomes)
+    found.capped_by_judge = dict(report.capped_by_judge)
+    told += [(request_id, tier) for request_id, tiers in judged.items() if len(tiers) == 1 for tier in tiers]
+    kept = Counter(tier for request_id, tier in dict.fromkeys(told) if tier in report.labels.get(request_id, ()))
+    ratio = {tier: min(1.0, kept[tier] / n) for tier, n in answered.items() if kept[tier]}
+    return Known(report.labels, judged, ratio)
+
+
+def row_of(record: RoutingRecord, known: Known) -> dict[str, Any] | str:
+    """The labelled row of `record`, or why there is none. Pure."""
+    taken = record.attempts[-1] if record.attempts else None
+    decision, features = record.decision, record.features
+    if taken is None or decision is None or features is None:
+        return "no_record"
+    if record.prompt_text is None:
+        return "prompt_not_kept"
+    if record.reason is Reason.FALLBACK_AFTER_ERROR:
+        return "answered_by_fallback"
+    if record.reason in _NO_CHOICE or len(_open_tiers(record)) < 2:
+        return "no_choice_was_made"
+    tier = taken.tier.value
+    labels, judged = known.labels[record.request_id], known.judged.get(record.request_id, {})
+    models = {t: said.model for t, said in judged.items() if t in labels} | {tier: taken.model}
+    tokens = {t: said.output_tokens for t, said in judged.items() if said.output_tokens is not None}
+    if taken.usage is not None:
+        tokens[tier] = taken.usage.output_tokens
+    observation, label_probability = _probabilities(record, tier, labels, judged, known.label_ratio)
+    row: dict[str, Any] = {
+        "request_id": record.request_id,
+        "source": SOURCE,
+        "received_at": record.received_at_utc.isoformat(),
+        "conversation": record.session or "",
+        "messages": _messages(record.prompt_text),
+        "input_tokens": features.input_tokens,
+        "outcomes": {t: round(label.quality_ratio, 6) for t, label in sorted(labels.items())},
+        "models": models,
+        "output_tokens": tokens,
+        "weight": max(label.weight for label in labels.values()),
+        "label_source": "+".join(sorted({p for label in labels.values() for p in label.provenances})),
+        "taken_tier": tier,
+        "exploration_probability": record.exploration_probability or 1.0,  # 0 in books older than exploration
+        "label_probability": label_probability,
+        "observation_probability": observation,
+    }
+    row |= {"tools": True} if features.has_tools else {}
+    row |= {"response_format": {"type": "json_object"}} if features.wants_json else {}
+    row |= {"max_tokens": features.max_output_tokens} if features.max_output_tokens is not None else {}
+    return row
+
+
+def _probabilities(
+    record: RoutingRecord,
+    taken: str,
+    labels: Mapping[str, Label],
+    judged: Mapping[str, JudgedAnswer],
+    label_ratio: Mapping[str, float],
+) -> tuple[dict[str, float], float]:
+    """P(outcome seen | in the file) per tier, and P(judged).
+
+    A shadow run knows both. Else tier k is seen with pi_k q_k / sum_j pi_j q_j, where pi is the probability of the
+    action and q the share of a tier's answers that are judged at all.
+    """
+    shadows = {t: said for t, said in judged.items() if t in labels}
+    if set(shadows) - {taken}:
+        own = shadows.get(taken)
+        seen = {t: said.action_probability for t, said in shadows.items()}
+        if own is None and taken in labels:
+            seen[taken] = 1.0
+        return seen, max(said.label_probability for said in shadows.values())
+    decision = record.decision
+    actions = dict(decision.action_probability) if decision is not None else {}
+    actions = actions or {taken: record.exploration_probability or 1.0}
+    ratio = label_ratio.get(taken, 1.0)
+    among = sum(p * label_ratio.get(t, ratio) for t, p in actions.items())
+    return {taken: min(1.0, actions.get(taken, 1.0) * ratio / among) if among > 0.0 else 1.0}, ratio
+
+
+def _open_tiers(record: RoutingRecord) -> set[str]:
+    """Tiers that could have answered, as the decision saw them."""
+    if record.decision is None:
+        return set()
+    return {a.tier.value for a in record.decision.alternatives if set(a.reasons) <= _SOFT}
+
+
+def _messages(kept: str) -> list[dict[str, Any]]:
+    """The conversation; texts kept without their roles are taken as one message of the user."""
+    try:
+        messages = msgspec.json.decode(kept)
+    except msgspec.DecodeError:
+        messages = None
+    if isinstance(messages, list) and messages and all(isinstance(m, dict) and "role" in m for m in messages):
+        return messages
+    return [{"role": "user", "content": kept}]
+
+
+def _records(engine: Engine, request_ids: Sequence[str]) -> Iterator[RoutingRecord]:
+    for start in range(0, len(request_ids), _PAGE_IDS):
+        yield from queries.records_of(engine, request_ids[start : start + _PAGE_IDS])
+
+
+@contextmanager
+def _whole_file(out: Path) -> Iterator[TextIO]:
+    """A file that takes the place of `out` when all went well; prompts are for their owner's eyes only."""
+    draft = out.with_name(f".{out.name}.draft")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    raw = os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+    try:
+        with raw:
+            if out.suffix == ".gz":
+                with gzip.open(raw, "wt", encoding="utf-8") as file:
+                    yield file
+            else:
+                with io.TextIOWrapper(raw, encoding="utf-8") as file:
+                    yield file
+        draft.replace(out)
+    finally:
+        draft.unlink(missing_ok=True)
