@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 
 import pytest
 
 from local_llm.datamodels import ProcessState
-from tests.vllm.vllm_servers import KV_BLOCKS, MODEL, SupervisedStart, VllmServer, wait_until
+from tests.vllm.vllm_servers import KV_BLOCKS, MODEL, SupervisedStart, VllmServer, members, wait_until
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
+NOTICED_S = 2.0
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 
@@ -44,9 +47,22 @@ async def test_an_engine_whose_worker_dies_is_started_again(
     watched = supervised_start.engine
     starts = watched.starts
     supervised_engine.kill_worker()
+    await asyncio.to_thread(wait_until, lambda: watched.state, lambda seen: seen is not ProcessState.READY, NOTICED_S)
     await asyncio.to_thread(wait_until, lambda: watched.starts, lambda seen: seen == starts + 1, 60.0)
     assert watched.state is ProcessState.STARTING
     again = await asyncio.to_thread(supervised_start.wait_ready)
     assert again.group != supervised_engine.group
     status, _ = again.ask("POST", "/v1/chat/completions", {"model": MODEL, "messages": MESSAGES, "max_tokens": 2})
     assert status == 200
+
+
+async def test_an_engine_whose_server_is_killed_is_missed_at_once_and_leaves_no_process_behind(
+    supervised_engine: VllmServer, supervised_start: SupervisedStart
+) -> None:
+    watched, group = supervised_start.engine, supervised_engine.group
+    for title in ("VLLM::EngineCore", "VLLM::Worker"):
+        assert supervised_engine.process_of(title)  # alone they would hold their memory for ever
+    os.kill(supervised_engine.process_of(" serve "), signal.SIGKILL)
+    await asyncio.to_thread(wait_until, lambda: watched.state, lambda seen: seen is not ProcessState.READY, NOTICED_S)
+    await asyncio.to_thread(wait_until, lambda: members(group), lambda left: left == [], 10.0)
+    assert "signal 9" in (watched.problem or "")

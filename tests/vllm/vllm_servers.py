@@ -113,14 +113,43 @@ class VllmServer:
 
     def kill_worker(self) -> None:
         """End the process that runs the model, as the kernel does when memory runs out."""
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError):
-                    pid = int(entry.name)
-                    if os.getpgid(pid) == self.group and b"VLLM::Worker" in (entry / "cmdline").read_bytes():
-                        os.kill(pid, signal.SIGKILL)
-                        return
-        pytest.fail("the engine has no worker process")
+        os.kill(self.process_of("VLLM::Worker"), signal.SIGKILL)
+
+    @contextlib.contextmanager
+    def frozen_core(self) -> Iterator[None]:
+        """Hold the process that schedules the requests: the HTTP server beside it goes on as if nothing were wrong."""
+        pid = self.process_of("VLLM::EngineCore")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def process_of(self, title: str) -> int:
+        """The process of the engine's group that calls itself `title`."""
+        found = [pid for pid in members(self.group) if title in command_line(pid)]
+        assert found, f"the engine has no process {title}"
+        return found[0]
+
+
+def members(group: int) -> list[int]:
+    """Living processes of a process group."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                state, _, pgrp = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+                if int(pgrp) == group and state != "Z":
+                    found.append(int(entry.name))
+    return found
+
+
+def command_line(pid: int) -> str:
+    """The command line of a process, empty if it is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return ""
 
 
 class ScriptedStart:
