@@ -99,7 +99,7 @@ def describe(chat: ChatRequest, tenant: str, deps: Deps) -> Described:
         stream=chat.stream,
         max_output_tokens=chat.max_output_tokens,
         n=chat.n,
-        pinned_model=target.pinned.name if target.pinned is not None else None,
+        pinned_model=target.pinned,
         pinned_tier=target.tier,
         locality=Locality.LOCAL_ONLY if local_only else Locality.ANY,
         quality_floor_ratio=chat.controls.quality_floor_ratio,

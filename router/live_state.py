@@ -154,7 +154,7 @@ class LiveState:
         self._ratios: Mapping[str, float] = {}
         self._ratio_sums: dict[str, tuple[float, float]] = {}
         self._cache_unknown: frozenset[str] = frozenset()
-        self._densities = DensityWindow()
+        self._densities = {name: DensityWindow(name) for name in engines}
         self._quantiles: Mapping[str, tuple[float, ...]] = {}
         self._room = asyncio.Event()
         self._prices: Mapping[str, PriceRow] = {}
@@ -241,8 +241,9 @@ class LiveState:
         """Remember what a GPU-second is worth to it, for the congestion price, and what exploring costs."""
         if self._exploration is not None and decision.reason is Reason.EXPLORE:
             self._exploration.note(extra_nanousd(decision), self._clock.now_utc())
-        if self._densities.note(decision):
-            self._quantiles = dict.fromkeys(self.engines, self._densities.quantiles)
+        changed = [window.note(decision) for window in self._densities.values()]
+        if any(changed):
+            self._quantiles = {name: window.quantiles for name, window in self._densities.items()}
 
     def carry_over_exploration(self, nanousd: int) -> None:
         """What the books show exploring to have cost today before this process began; once, at start."""
@@ -250,36 +251,37 @@ class LiveState:
             self._exploration.note(nanousd, self._clock.now_utc())
 
     def note_input_tokens(self, candidate: Candidate, *, counted: int, reported: int) -> None:
-        """Learn how the candidate's tokenizer counts: a decaying ratio of sums, so that long prompts weigh most.
+        """Learn how the model's tokenizer counts: a decaying ratio of sums, so that long prompts weigh most.
 
         Short prompts say nothing: there a host's template weighs more than the text, and a ratio learnt from greetings
         would refuse long prompts that fit. And no report counts for more than the ratio may become, since an absurd one
         would weigh on the next thousand requests.
         """
-        old_counted, old_reported = self._ratio_sums.get(candidate.name, (0.0, 0.0))
+        old_counted, old_reported = self._ratio_sums.get(candidate.model, (0.0, 0.0))
         if counted >= _RATIO_FROM_TOKENS:
             believed = min(_RATIO_MAX * counted, max(_RATIO_MIN * counted, reported))
             self._set_ratio(
-                candidate.name, old_counted * _RATIO_DECAY + counted, old_reported * _RATIO_DECAY + believed
+                candidate.model, old_counted * _RATIO_DECAY + counted, old_reported * _RATIO_DECAY + believed
             )
 
     def input_ratio_sums(self) -> dict[str, tuple[float, float]]:
-        """(counted, reported) tokens by candidate name: what `input_token_ratio` rests on."""
+        """(counted, reported) tokens by model: what `input_token_ratio` rests on."""
         return dict(self._ratio_sums)
 
     def restore_input_ratios(self, sums: Mapping[str, Any]) -> None:
         """Take up what `input_ratio_sums` gave; what is malformed is passed over."""
-        known = {c.name for c in self._candidates}
+        known = {c.model for c in self._candidates}
         for name, pair in sums.items():
             usable = isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(n, int | float) for n in pair)
             if name in known and usable and pair[0] > 0 and pair[1] > 0:
                 self._set_ratio(name, float(pair[0]), float(pair[1]))
 
-    def _set_ratio(self, name: str, counted: float, reported: float) -> None:
-        self._ratio_sums[name] = counted, reported
+    def _set_ratio(self, model: str, counted: float, reported: float) -> None:
+        self._ratio_sums[model] = counted, reported
         ratio = round(min(_RATIO_MAX, max(_RATIO_MIN, reported / counted)), 4)
-        if ratio != self._ratios.get(name):
-            self._ratios = {**self._ratios, name: ratio}
+        names = [c.name for c in self._candidates if c.model == model]
+        if any(ratio != self._ratios.get(name) for name in names):
+            self._ratios = {**self._ratios, **dict.fromkeys(names, ratio)}
 
     def enter_engine(self, candidate: Candidate, facts: RequestFacts) -> LocalTicket | None:
         """Count a dispatch into the candidate's engine; `None` if it is not one of ours."""

@@ -185,7 +185,7 @@ class RequestFacts:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One model that may answer. `name` is as configured and unique; `wire_model` is what its host is told.
+    """One model at one place that may answer. `name` is unique; `wire_model` is what its host is told.
 
     `unavailable` is set when it can never answer in this process (UNCONFIGURED, PRICE_UNKNOWN) with the cause in
     `unavailable_detail`, ready for people.
@@ -202,6 +202,11 @@ class Candidate:
     supports_json: bool = True
     unavailable: Reject | None = None
     unavailable_detail: str | None = None
+
+    @property
+    def model(self) -> str:
+        """The model as configured: what several engines that serve it have in common."""
+        return self.wire_model if self.tier is Tier.LOCAL else self.name
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,13 @@ REFRESH_EVERY = 32
 
 
 class DensityWindow:
-    """Learns from decisions; sorts once in `REFRESH_EVERY` of them, else O(1)."""
+    """Learns from decisions; sorts once in `REFRESH_EVERY` of them, else O(1).
 
-    def __init__(self) -> None:
+    In GPU-seconds of `engine` (a candidate's name); of the first engine that a decision weighed, if that is `None`.
+    """
+
+    def __init__(self, engine: str | None = None) -> None:
+        self._engine = engine
         self._densities: deque[float] = deque(maxlen=WINDOW)
         self._notes = 0
         self.quantiles: tuple[float, ...] = ()
@@ -31,7 +35,8 @@ class DensityWindow:
         best_usd = cash_usd = None
         for alternative in decision.alternatives:
             if alternative.tier is Tier.LOCAL:
-                work_gpu_s = work_gpu_s or alternative.work_gpu_s or 0.0
+                if self._engine in (None, alternative.name):
+                    work_gpu_s = work_gpu_s or alternative.work_gpu_s or 0.0
             elif alternative.objective_usd is not None and (best_usd is None or alternative.objective_usd < best_usd):
                 best_usd, cash_usd = alternative.objective_usd, alternative.expected_cost_usd or 0.0
         if work_gpu_s <= 0.0 or cash_usd is None:

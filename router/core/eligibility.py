@@ -54,7 +54,7 @@ def why_not(
 
 def _is_allowed(candidate: Candidate, facts: RequestFacts) -> bool:
     if facts.pinned_model is not None:
-        return candidate.name == facts.pinned_model
+        return facts.pinned_model in (candidate.name, candidate.model)
     return facts.pinned_tier is None or candidate.tier is facts.pinned_tier
 
 

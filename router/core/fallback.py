@@ -18,9 +18,14 @@ _FINAL = frozenset({Outcome.OK, Outcome.REFUSED, Outcome.CLIENT_GONE, Outcome.IN
 
 @dataclass(frozen=True, slots=True)
 class RetryConfig:
-    """Bounds of the plan. `max_wait_s` bounds obedience to Retry-After when there is nowhere else to go."""
+    """Bounds of the plan. `max_wait_s` bounds obedience to Retry-After when there is nowhere else to go.
+
+    After `max_engines` of our own have failed a request leaves the house, if it may: what has hit two of them has
+    probably hit the machine, and the attempts that are left are for others.
+    """
 
     max_attempts: int = 4
+    max_engines: int = 2
     retries_per_target: int = 1
     backoff_s: float = 0.1
     max_wait_s: float = 10.0
@@ -38,9 +43,14 @@ def attempts(
     """Plan the calls of one request. `cap_nanousd` bounds the sum over its attempts (None: no cap)."""
     reserve = {alt.name: alt.reserve_nanousd for alt in decision.alternatives}
     spent_nanousd = 0
-    number = 0
+    number = engines = 0
+    last_outside = max((i for i, c in enumerate(decision.ranked) if c.tier is not Tier.LOCAL), default=-1)
     for index, candidate in enumerate(decision.ranked):
         has_next = index + 1 < len(decision.ranked)
+        if candidate.tier is Tier.LOCAL:
+            if engines >= cfg.max_engines and index < last_outside:
+                continue
+            engines += 1
         retries = 0
         wait_s = 0.0
         while number < cfg.max_attempts:

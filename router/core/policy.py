@@ -35,6 +35,7 @@ from router.core.eligibility import why_not
 from router.core.exploration import Draw, draw_tier
 from router.core.pricing import estimate_nanousd
 from router.core.replay import hash_inputs, moment_bytes
+from router.core.replicas import NEAR_RATIO, choose_engine
 
 _SATURATED = {
     Binding.TTFT: Reject.SATURATED_TTFT,
@@ -69,6 +70,12 @@ class _Option:
     fit: Tightness | None = None
     work_gpu_s: float | None = None
     objective_usd: float | None = None
+    kept_for_session: bool = False
+
+    @property
+    def u(self) -> float:
+        """Tightness of a local engine for this request; 0 for an API."""
+        return self.fit.u if self.fit is not None else 0.0
 
     @property
     def order(self) -> tuple[int, str]:
@@ -92,7 +99,7 @@ def decide(
     floor, flags = _floor(facts, cfg)
     pace = max((budget.pace for budget in snapshot.budgets), default=0.0)
     eligible = [o for o in options if not o.reasons and o.saturated is None]
-    ranked = _rank(eligible, floor, pace, cfg)
+    ranked = _rank(eligible, floor, pace, facts.session, cfg)
     wanted_local = _wanted_but_full(options, eligible, ranked, floor, pace, cfg)
     queue_for_s = 0.0
     if wanted_local is not None and (not ranked or cfg.on_saturation != "spill"):
@@ -125,7 +132,7 @@ def decide(
 
 
 def _weigh(candidate: Candidate, facts: RequestFacts, score: Score, snapshot: Snapshot, cfg: PolicyConfig) -> _Option:
-    option = _Option(candidate, score.p(candidate.tier.value, candidate.name))
+    option = _Option(candidate, score.p(candidate.tier.value, candidate.model))
     estimate = facts.estimate
     input_tokens = max(1, round(estimate.input_tokens * snapshot.input_token_ratio.get(candidate.name, 1.0)))
     if candidate.tier is not Tier.LOCAL:
@@ -215,18 +222,19 @@ def _floor(facts: RequestFacts, cfg: PolicyConfig) -> tuple[float, list[Flag]]:
 
 
 def _objective(option: _Option, marginal_usd: float, p_max: float, pace: float, cfg: PolicyConfig) -> float:
-    late = max(0.0, option.fit.u - 1.0) if option.fit is not None else 0.0
+    late = max(0.0, option.u - 1.0)
     lack = (cfg.nu_usd or 0.0) * (p_max - option.p)
     return marginal_usd + pace * option.cash_usd + cfg.lambda_late_usd * late + lack
 
 
-def _rank(eligible: list[_Option], floor: float, pace: float, cfg: PolicyConfig) -> list[_Option]:
+def _rank(eligible: list[_Option], floor: float, pace: float, session: str | None, cfg: PolicyConfig) -> list[_Option]:
     """Best first. The rest is ranked as if those before it had gone: a fallback is the next decision, not the next row.
 
     Sets objectives and QUALITY_BELOW_FLOOR from the first round, the one that chooses.
     """
     ranked: list[_Option] = []
     remaining = list(eligible)
+    several_engines = sum(o.candidate.tier is Tier.LOCAL for o in eligible) > 1
     while remaining:
         p_max = max(o.p for o in remaining)
         passing = [o for o in remaining if o.p >= floor * p_max - _EPSILON]
@@ -238,9 +246,21 @@ def _rank(eligible: list[_Option], floor: float, pace: float, cfg: PolicyConfig)
             else:
                 option.reasons = (Reject.QUALITY_BELOW_FLOOR,)
         best = min(passing, key=lambda o: (_objective(o, o.marginal_usd, p_max, pace, cfg), o.order))
+        if several_engines and best.candidate.tier is Tier.LOCAL:
+            near_usd = _objective(best, best.marginal_usd, p_max, pace, cfg) + NEAR_RATIO * best.marginal_usd + _EPSILON
+            near = [o for o in passing if _objective(o, o.marginal_usd, p_max, pace, cfg) <= near_usd]
+            best = _among_engines(near, session)
         ranked.append(best)
         remaining.remove(best)
     return ranked
+
+
+def _among_engines(near: list[_Option], session: str | None) -> _Option:
+    """Of those that are as good as the best, which is a local engine: the one with most room, or the session's own."""
+    engines = {o.candidate.name: o for o in near if o.candidate.tier is Tier.LOCAL}
+    best = engines[choose_engine([(name, o.u) for name, o in engines.items()], session)]
+    best.kept_for_session = any(o.u < best.u for o in engines.values())
+    return best
 
 
 def _wanted_but_full(
@@ -251,28 +271,30 @@ def _wanted_but_full(
     pace: float,
     cfg: PolicyConfig,
 ) -> _Option | None:
-    """The local engine that would have been chosen had it been empty, if there is one.
+    """The local engine that would have been chosen had it been empty, if there is one; the least full of several.
 
-    An engine whose readings are stale counts as full too, but is waited for only where nothing else may answer.
+    There is none where another engine was chosen, or one with the same model still has room. An engine whose readings
+    are stale counts as full too, but is waited for only where nothing else may answer.
     """
-    full = [o for o in options if o.saturated is not None and not o.reasons]
+    if ranked and ranked[0].candidate.tier is Tier.LOCAL:
+        return None
+    served = {o.candidate.model for o in eligible if o.candidate.tier is Tier.LOCAL and o.objective_usd is not None}
+    full = [o for o in options if o.saturated is not None and not o.reasons and o.candidate.model not in served]
     if not ranked:
         full += [o for o in options if o.reasons == (Reject.METRICS_STALE,)]
+    wanted: list[_Option] = []
     for option in full:
         p_max = max([o.p for o in eligible] + [option.p])
         if option.p < floor * p_max - _EPSILON:
             continue
-        if not ranked:
-            return option
-        mine = _objective(option, option.uncongested_usd, p_max, pace, cfg) - cfg.lambda_late_usd * _late(option)
-        best = _objective(ranked[0], ranked[0].marginal_usd, p_max, pace, cfg)
-        if mine <= best + _EPSILON:
-            return option
-    return None
-
-
-def _late(option: _Option) -> float:
-    return max(0.0, option.fit.u - 1.0) if option.fit is not None else 0.0
+        if ranked:
+            mine = _objective(option, option.uncongested_usd, p_max, pace, cfg) - cfg.lambda_late_usd * max(
+                0.0, option.u - 1.0
+            )
+            if mine > _objective(ranked[0], ranked[0].marginal_usd, p_max, pace, cfg) + _EPSILON:
+                continue
+        wanted.append(option)
+    return min(wanted, key=lambda o: (bool(o.reasons), o.u, o.order), default=None)
 
 
 def _on_saturation(
@@ -334,6 +356,8 @@ def _reason(
     if tier is Tier.LOCAL:
         if facts.locality is Locality.LOCAL_ONLY:
             return Reason.LOCAL_ONLY_POLICY
+        if best.kept_for_session:
+            return Reason.STICKY_SESSION_CACHE
         return Reason.LOCAL_IDLE_FREE if best.marginal_usd <= 0.0 else Reason.LOCAL_CHEAPER_MARGINAL
     if wanted_local is not None and wanted_local.saturated is not None:
         return _SPILL[wanted_local.saturated]

@@ -26,12 +26,12 @@ class Target:
     """What `model` asks for.
 
     `preset` (cheap, quality) and `locality` are set by the `auto:` names only; `tier` by a tier's name; `pinned` by a
-    real model's.
+    real model's name: of one candidate, or of a model that several engines serve.
     """
 
     kind: TargetKind
     tier: Tier | None = None
-    pinned: Candidate | None = None
+    pinned: str | None = None
     preset: str | None = None
     locality: Locality = Locality.ANY
 
@@ -47,7 +47,8 @@ VIRTUAL_MODELS: dict[str, Target] = {
 def resolve(model: str, candidates: Sequence[Candidate]) -> Target:
     """What `model` means among `candidates`.
 
-    A real model is named as configured (`openai/gpt-6-luna`) or as its host calls it (`gpt-6-luna`). Raises `NotFound`
+    A real model is named as configured (`openai/gpt-6-luna`) or as its host calls it (`gpt-6-luna`), one engine of
+    several as `local/NAME`. Raises `NotFound`
     (`model_not_found`) for anything else, and for a tier without a model; `BadRequest` where two configured models
     share the host's name.
     """
@@ -58,11 +59,11 @@ def resolve(model: str, candidates: Sequence[Candidate]) -> Target:
         if model == tier.value and any(c.tier is tier for c in candidates):
             return Target(TargetKind.TIER, tier=tier)
     for candidate in candidates:
-        if model == candidate.name:
-            return Target(TargetKind.MODEL, pinned=candidate)
+        if model in (candidate.name, candidate.model):
+            return Target(TargetKind.MODEL, pinned=model)
     hosted = [c for c in candidates if model == c.wire_model]
     if len(hosted) == 1:
-        return Target(TargetKind.MODEL, pinned=hosted[0])
+        return Target(TargetKind.MODEL, pinned=hosted[0].name)
     if hosted:
         names = ", ".join(c.name for c in hosted)
         raise BadRequest(
@@ -80,7 +81,8 @@ def resolve(model: str, candidates: Sequence[Candidate]) -> Target:
 def known_names(candidates: Sequence[Candidate]) -> tuple[str, ...]:
     """Every name `resolve` is sure to accept: virtual names, tiers that have a model, configured models."""
     tiers = {c.tier for c in candidates}
-    return (*VIRTUAL_MODELS, *(t.value for t in Tier if t in tiers), *(c.name for c in candidates))
+    models = dict.fromkeys(name for c in candidates for name in (c.model, c.name))
+    return (*VIRTUAL_MODELS, *(t.value for t in Tier if t in tiers), *models)
 
 
 def _listing(candidates: Sequence[Candidate]) -> str:

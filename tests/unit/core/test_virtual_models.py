@@ -23,9 +23,9 @@ BOTH = (LOCAL, LUNA)
         ("auto:local", Target(TargetKind.AUTO, locality=Locality.LOCAL_ONLY)),
         ("local", Target(TargetKind.TIER, tier=Tier.LOCAL)),
         ("cheap", Target(TargetKind.TIER, tier=Tier.CHEAP)),
-        ("openai/gpt-6-luna", Target(TargetKind.MODEL, pinned=LUNA)),
-        ("gpt-6-luna", Target(TargetKind.MODEL, pinned=LUNA)),
-        ("meta/llama", Target(TargetKind.MODEL, pinned=LOCAL)),
+        ("openai/gpt-6-luna", Target(TargetKind.MODEL, pinned=LUNA.name)),
+        ("gpt-6-luna", Target(TargetKind.MODEL, pinned=LUNA.name)),
+        ("meta/llama", Target(TargetKind.MODEL, pinned=LOCAL.name)),
     ],
 )
 def test_every_kind_of_name_means_one_thing(model: str, target: Target) -> None:
@@ -47,12 +47,12 @@ def test_a_name_at_two_hosts_must_be_said_in_full() -> None:
     with pytest.raises(BadRequest) as caught:
         resolve("gpt-6-luna", three)
     assert "azure/gpt-6-luna" in caught.value.message
-    assert resolve("azure/gpt-6-luna", three).pinned == TWIN
+    assert resolve("azure/gpt-6-luna", three).pinned == TWIN.name
 
 
 def test_a_configured_name_goes_before_a_hosts_name() -> None:
     shadow = replace(LUNA, name="gpt-6-luna", provider="other", wire_model="x")
-    assert resolve("gpt-6-luna", (LUNA, shadow)).pinned == shadow
+    assert resolve("gpt-6-luna", (LUNA, shadow)).pinned == shadow.name
 
 
 def test_a_model_that_cannot_answer_now_is_still_found() -> None:
