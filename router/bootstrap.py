@@ -141,7 +141,8 @@ class Gateway:
         lines = []
         for candidate in self.deps.candidates:
             state, why = self.candidate_state(candidate)
-            lines.append(f"{candidate.tier.value}: {state}{f', {why}' if why else ''} ({candidate.name})")
+            named = candidate.name if candidate.name == candidate.model else f"{candidate.model} on {candidate.name}"
+            lines.append(f"{candidate.tier.value}: {state}{f', {why}' if why else ''} ({named})")
         return lines
 
     def readiness(self) -> tuple[str, dict[str, Any]]:
@@ -155,7 +156,8 @@ class Gateway:
             well = books.healthy and all(states[c.name][0] == "ready" for c in wanted)
             status = "ready" if well else "degraded"
         tiers = [
-            {"tier": c.tier.value, "model": c.name, "state": states[c.name][0], "detail": states[c.name][1]}
+            {"tier": c.tier.value, "model": c.model, "state": states[c.name][0], "detail": states[c.name][1]}
+            | ({"engine": c.name} if c.name != c.model else {})
             for c in self.deps.candidates
         ]
         ledger = {"healthy": books.healthy, "detail": books.reason, "spooled_events": books.spooled_events}

@@ -131,6 +131,7 @@ def doctor(
 @app.command("calibrate-engine")
 def calibrate_engine(
     config: ConfigOption = None,
+    engine: Annotated[str | None, typer.Option(help="Which of several engines, by its name in the config.")] = None,
     seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long to load the engine, about.")] = 120,
     output: Annotated[
         Path | None, typer.Option(dir_okay=False, help="File to write the coefficients to, as a config takes them.")
@@ -139,7 +140,7 @@ def calibrate_engine(
     """Measure the idle local engine and print the coefficients that fit it."""
     from router.commands import calibrate
 
-    calibrate.run(config, seconds=seconds, output=output)
+    calibrate.run(config, engine=engine, seconds=seconds, output=output)
 
 
 @app.command()

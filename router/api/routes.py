@@ -16,11 +16,13 @@ from router.api.explained import estimated, explained
 from router.api.face import Face
 from router.api.schemas import decode_chat
 from router.core.chat import ChatRequest
+from router.core.datamodels import Candidate, Tier
 from router.core.days import midnight, midnight_after
 from router.core.virtual_models import VIRTUAL_MODELS
 from router.errors import BadRequest, NotFound
 from router.flow import consider, describe
 
+_BEST_FIRST = ("ready", "starting", "cooling down", "unavailable")
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -195,26 +197,36 @@ def model_cards(face: Face) -> list[dict[str, Any]]:
         }
         for name in VIRTUAL_MODELS
     ]
+    by_model: dict[tuple[Tier, str], list[Candidate]] = {}
     for candidate in face.deps.candidates:
-        state, why = face.candidate_state(candidate)
-        cards.append(
-            {
-                "id": candidate.wire_model,
-                "object": "model",
-                "created": 0,
-                "owned_by": candidate.provider,
-                "configured_as": candidate.name,
-                "virtual": False,
-                "tier": candidate.tier.value,
-                "state": state,
-                "detail": why,
-                "max_input_tokens": candidate.context_window_tokens,
-                "max_output_tokens": candidate.max_output_tokens,
-                "supports_tools": candidate.supports_tools,
-                "supports_images": candidate.supports_images,
-            }
-        )
-    return cards
+        by_model.setdefault((candidate.tier, candidate.model), []).append(candidate)
+    return cards + [_card(face, those) for those in by_model.values()]
+
+
+def _card(face: Face, those: list[Candidate]) -> dict[str, Any]:
+    """One real model: its limits and state are those of the best of the engines that serve it."""
+    states = [(c, *face.candidate_state(c)) for c in those]
+    candidate, state, why = min(
+        states, key=lambda found: (_BEST_FIRST.index(found[1]), -found[0].context_window_tokens)
+    )
+    card = {
+        "id": candidate.wire_model,
+        "object": "model",
+        "created": 0,
+        "owned_by": candidate.provider,
+        "configured_as": candidate.model,
+        "virtual": False,
+        "tier": candidate.tier.value,
+        "state": state,
+        "detail": why,
+        "max_input_tokens": candidate.context_window_tokens,
+        "max_output_tokens": candidate.max_output_tokens,
+        "supports_tools": candidate.supports_tools,
+        "supports_images": candidate.supports_images,
+    }
+    if candidate.name != candidate.model:
+        card["engines"] = [{"name": c.name, "state": its_state, "detail": its_why} for c, its_state, its_why in states]
+    return card
 
 
 def read_feedback(body: dict[str, Any]) -> Feedback:

@@ -19,10 +19,10 @@ from local_llm.datamodels import EngineCoefficients, EngineLimits
 from local_llm.measure import measure, plan_for, timed_call, tokens_per_word
 from router.clock import SystemClock
 from router.commands.output import Format, write_rows
-from router.errors import RouterError
+from router.errors import BadRequest, RouterError
 from router.local_engines import LocalEngine
 from router.local_tier import build_local_tier
-from router.settings import Engine, Settings, load_settings
+from router.settings import Engine, LocalSettings, Settings, load_settings
 
 _READY_S = {Engine.EMBEDDED: 60.0, Engine.EXTERNAL: 10.0, Engine.VLLM: 1800.0}
 _DIGITS = 6
@@ -44,24 +44,44 @@ class CannotCalibrate(RouterError):
     code = "cannot_calibrate"
 
 
-def run(config: Path | None, *, seconds: float, output: Path | None) -> None:
-    """Measure for about `seconds`, print a table and the YAML, write it to `output`. Raises CannotCalibrate."""
+def run(config: Path | None, *, engine: str | None, seconds: float, output: Path | None) -> None:
+    """Measure `engine` for about `seconds`, print a table and the YAML, write it to `output`.
+
+    Raises CannotCalibrate, and BadRequest where it is not clear which engine is meant.
+    """
     settings = load_settings(config)
-    found = asyncio.run(calibrate(settings, seconds=seconds, note=lambda text: sys.stderr.write(f"{text}\n")))
-    before = settings.tiers.local.coefficients
-    write_rows(table(before, found.coefficients), ["figure", "measured", "configured", "meaning"], Format.TABLE)
-    text = as_yaml(settings.tiers.local.model, found)
-    sys.stdout.write(f"\nput this under tiers.local of your config:\n\n{text}")
+    local = which(settings, engine)
+    found = asyncio.run(
+        calibrate(settings, engine=engine, seconds=seconds, note=lambda text: sys.stderr.write(f"{text}\n"))
+    )
+    write_rows(table(local.coefficients, found.coefficients), ["figure", "measured", "configured", "meaning"], Format.TABLE)
+    text = as_yaml(local.model, found)
+    sys.stdout.write(f"\nput this under {local.where} of your config:\n\n{text}")
     if output is not None:
         output.write_text(text)
         sys.stdout.write(f"\nwritten to {output}\n")
 
 
-async def calibrate(settings: Settings, *, seconds: float, note: Callable[[str], object]) -> Fit:
-    """Start the engine if it is ours, see that nobody else uses it, measure it. Raises CannotCalibrate."""
-    local = settings.tiers.local
-    if local.engine is Engine.NONE:
+def which(settings: Settings, name: str | None) -> LocalSettings:
+    """The engine called `name`, or the only one. Raises CannotCalibrate where there is none, else BadRequest."""
+    engines = settings.tiers.engines
+    if not engines:
         raise CannotCalibrate("there is no local engine to measure; set tiers.local.engine")
+    if name is None and len(engines) == 1:
+        return engines[0]
+    for engine in engines:
+        if name is not None and name in (engine.name, engine.candidate_name):
+            return engine
+    known = ", ".join(engine.name or engine.candidate_name for engine in engines)
+    asked = "say which engine to measure with --engine" if name is None else f"there is no engine {name!r}"
+    raise BadRequest(f"{asked}; there are: {known}", code="invalid_value", param="engine")
+
+
+async def calibrate(
+    settings: Settings, *, engine: str | None = None, seconds: float, note: Callable[[str], object]
+) -> Fit:
+    """Start the engine if it is ours, see that nobody else uses it, measure it. Raises as `run` does."""
+    local = which(settings, engine)
     if local.unavailable is not None:
         raise CannotCalibrate(f"the local engine cannot be reached: {local.unavailable}")
     if local.engine is Engine.VLLM and _listens(local.api_base or ""):
@@ -70,18 +90,18 @@ async def calibrate(settings: Settings, *, seconds: float, note: Callable[[str],
             "engine is measured alone and this command starts it itself"
         )
     tier = build_local_tier([local], clock=SystemClock(), data_dir=settings.server.data_dir)
-    (engine,) = tier.engines
-    if engine.candidate.unavailable is not None:
-        raise CannotCalibrate(engine.candidate.unavailable_detail or "the engine is not available")
+    (ours,) = tier.engines
+    if ours.candidate.unavailable is not None:
+        raise CannotCalibrate(ours.candidate.unavailable_detail or "the engine is not available")
     await tier.start()
     try:
-        if engine.process is not None:
+        if ours.process is not None:
             note("starting the engine")
-        if not await engine.wait_ready(_READY_S[local.engine]):
-            state, problem = engine.room.process()
+        if not await ours.wait_ready(_READY_S[local.engine]):
+            state, problem = ours.room.process()
             raise CannotCalibrate(f"the engine is {state.value}: {problem or 'its metrics cannot be read'}")
-        _see_that_it_is_idle(engine)
-        return await _measure(engine, engine.room.limits, seconds=seconds, note=note)
+        _see_that_it_is_idle(ours)
+        return await _measure(ours, ours.room.limits, seconds=seconds, note=note)
     finally:
         await tier.stop()
 

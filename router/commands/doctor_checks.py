@@ -22,6 +22,7 @@ from router.errors import RouterError
 from router.prices import PriceUnknown
 from router.settings import Engine, Settings
 from router.settings_checks import is_loopback
+from router.settings_types import LocalSettings
 from router.stores.engines import parse_url, read_engine, sqlite_path
 from router.stores.migrations import MIGRATIONS, version_of
 
@@ -81,33 +82,36 @@ def api_tiers(settings: Settings) -> Iterator[Check]:
 
 
 def local_tier(settings: Settings) -> Iterator[Check]:
-    """Whether the engine and its model are there."""
-    local = settings.tiers.local
-    name = f"tier local: {local.engine.value}"
-    if local.engine is Engine.NONE:
+    """Whether the engines and their models are there."""
+    engines = settings.tiers.engines
+    if not engines:
         yield Check("tier local", State.OFF, "not configured", "set tiers.local.engine to embedded, vllm or external")
-        return
+    for local in engines:
+        yield _engine(local)
+        if not local.coefficients.calibrated and local.engine is not Engine.EMBEDDED:
+            named = "" if local.name is None else f" --engine {local.name}"
+            yield Check(
+                "engine coefficients" if local.name is None else f"engine {local.name} coefficients",
+                State.WARN,
+                f"step times are guessed (preset {local.coefficients.name}), not measured on this kind of GPU",
+                f"run `calibrate-engine{named}`, or name a preset in {local.where}.coefficients",
+            )
+
+
+def _engine(local: LocalSettings) -> Check:
+    name = f"tier local: {local.engine.value}" if local.name is None else f"tier local {local.name}: {local.engine}"
     if local.unavailable is not None:
-        yield Check(name, State.WARN, local.unavailable, local.unavailable.replace(" is not set", " must be exported"))
-    elif local.engine is Engine.EMBEDDED:
-        yield _embedded(name, local.model_path)
-    elif local.engine is Engine.VLLM:
-        found = shutil.which(local.launch.executable)
-        if found is None:
-            cure = "run `make engine`, or set tiers.local.launch.executable"
-            yield Check(name, State.FAIL, f"{local.launch.executable} is not there", cure)
-        else:
-            yield Check(name, State.OK, f"{local.launch.executable} will serve {local.model}")
-    else:
-        yield _external(name, local.api_base or "")
-    if not local.coefficients.calibrated and local.engine is not Engine.EMBEDDED:
-        detail = f"step times are guessed (preset {local.coefficients.name}), not measured on this kind of GPU"
-        yield Check(
-            "engine coefficients",
-            State.WARN,
-            detail,
-            "run `calibrate-engine`, or name a preset in tiers.local.coefficients",
-        )
+        return Check(name, State.WARN, local.unavailable, local.unavailable.replace(" is not set", " must be exported"))
+    if local.engine is Engine.EMBEDDED:
+        return _embedded(name, local.model_path)
+    if local.engine is Engine.VLLM:
+        if shutil.which(local.launch.executable) is None:
+            cure = f"run `make engine`, or set {local.where}.launch.executable"
+            return Check(name, State.FAIL, f"{local.launch.executable} is not there", cure)
+        cards = local.launch.gpus
+        on = "" if not cards else f" on card {', '.join(map(str, cards))}"
+        return Check(name, State.OK, f"{local.launch.executable} will serve {local.model}{on}")
+    return _external(name, local.api_base or "")
 
 
 def gpus(readings: Sequence[GpuReading], problem: str | None) -> Iterator[Check]:
@@ -227,7 +231,7 @@ def levers(settings: Settings) -> Iterator[Check]:
     """The means of keeping costs down: which are in use, which are off."""
     tiers, policy = settings.tiers, settings.policy
     usable = [tier for tier, models in (("cheap", tiers.cheap), ("premium", tiers.premium)) if _any_usable(models)]
-    if tiers.local.engine is not Engine.NONE and tiers.local.unavailable is None:
+    if any(engine.unavailable is None for engine in tiers.engines):
         usable.insert(0, "local")
     yield _lever(
         "routing", len(usable) > 1, f"between {', '.join(usable)}", "only one tier can answer", "configure two"
@@ -239,13 +243,14 @@ def levers(settings: Settings) -> Iterator[Check]:
         "1.0 leaves no room for a cheaper model",
         "set policy.preset",
     )
-    hardware = tiers.local.hardware is not None or tiers.local.engine in {Engine.NONE, Engine.EMBEDDED}
+    to_price = [engine for engine in tiers.engines if engine.engine is not Engine.EMBEDDED]
+    unpriced = [engine for engine in to_price if engine.hardware is None]
     yield _lever(
         "hardware in the books",
-        hardware,
-        "priced" if tiers.local.hardware is not None else "no GPU to price",
-        "local answers are booked at 0",
-        "set tiers.local.hardware",
+        not unpriced,
+        "priced" if any(engine.hardware is not None for engine in tiers.engines) else "no GPU to price",
+        "local answers are booked at 0" if len(unpriced) == len(to_price) else "some local answers are booked at 0",
+        f"set {', '.join(f'{engine.where}.hardware' for engine in unpriced)}",
     )
     for key, value in (
         ("budget_usd_per_day", policy.budget_usd_per_day),

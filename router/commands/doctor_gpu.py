@@ -20,10 +20,6 @@ from router.settings import Engine, Settings
 from router.settings_types import LocalSettings
 
 _PROBE_TIMEOUT_S = 1.0
-_SMALLER = (
-    "lower tiers.local.context_window_tokens, choose a smaller or quantized model, or spread it over more cards with "
-    "launch.extra_args: [--tensor-parallel-size, N]"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +34,29 @@ class GpuLook:
 
 def engine_start(settings: Settings, seen: GpuLook, environ: Mapping[str, str], *, asked: bool) -> Iterator[Check]:
     """Whether `vllm serve` would start here; nothing for other engines. `asked`: about to start, so trouble fails."""
-    local = settings.tiers.local
-    if local.engine is not Engine.VLLM:
-        return
-    packages = engine_packages(local.launch.executable)
-    yield from _driver(seen, packages, asked=asked)
-    cards = _cards(local, seen.readings, environ)
-    if isinstance(cards, Check):
-        yield cards
-    elif cards:
-        yield from _memory(local, cards, environ, asked=asked)
+    told: set[str] = set()
+    for local in settings.tiers.engines:
+        if local.engine is not Engine.VLLM or local.launch.gpus == ():
+            continue
+        if local.launch.executable not in told:
+            yield from _driver(seen, engine_packages(local.launch.executable), asked=asked)
+            told.add(local.launch.executable)
+        cards = _cards(local, seen.readings, environ)
+        if isinstance(cards, Check):
+            yield cards
+        elif cards:
+            yield from _memory(local, cards, environ, asked=asked)
+
+
+def _called(local: LocalSettings, what: str) -> str:
+    return f"engine {what}" if local.name is None else f"engine {local.name} {what}"
+
+
+def _smaller(local: LocalSettings) -> str:
+    return (
+        f"lower {local.where}.context_window_tokens, choose a smaller or quantized model, or spread it over more cards "
+        "with launch.extra_args: [--tensor-parallel-size, N]"
+    )
 
 
 def engine_packages(executable: str) -> dict[str, str]:
@@ -96,14 +105,17 @@ def _cards(
         model=local.model,
         executable=local.launch.executable,
         extra_args=local.launch.extra_args,
+        gpus=local.launch.gpus,
     )
     used = gpus_used(launch, environ)
     cards = [gpu for gpu in readings if used is None or gpu.index in used]
     missing = sorted(used - {gpu.index for gpu in readings}) if used is not None and readings else []
     if missing:
         numbers = ", ".join(str(index) for index in missing)
-        cure = "correct launch.extra_args or CUDA_VISIBLE_DEVICES"
-        return Check("engine cards", State.FAIL, f"vLLM would use card {numbers}; there are {len(readings)}", cure)
+        cure = "correct launch.gpus, launch.extra_args or CUDA_VISIBLE_DEVICES"
+        return Check(
+            _called(local, "cards"), State.FAIL, f"vLLM would use card {numbers}; there are {len(readings)}", cure
+        )
     return cards
 
 
@@ -112,12 +124,14 @@ def _memory(
 ) -> Iterator[Check]:
     sizes = [gpu.memory_total_bytes for gpu in cards if gpu.memory_total_bytes is not None]
     if len(sizes) < len(cards):
-        yield Check("engine memory", State.WARN, "a card does not tell its memory", "")
+        yield Check(_called(local, "memory"), State.WARN, "a card does not tell its memory", "")
         return
     yield from _free_memory(local, cards, asked=asked)
     shape = model_shape(local, environ)
     if shape is None:
-        yield Check("engine memory", State.WARN, f"the size of {local.model} is not known before it is downloaded")
+        yield Check(
+            _called(local, "memory"), State.WARN, f"the size of {local.model} is not known before it is downloaded"
+        )
         return
     needs = memory.plan(
         shape,
@@ -132,13 +146,13 @@ def _memory(
     if shape.guessed:
         told += " (sizes guessed from the model's name)"
     if needs.kv_tokens < 0 or (not needs.starts and not shape.guessed):
-        yield Check("engine memory", State.FAIL, f"{told}: {_lack(needs)}", _SMALLER)
+        yield Check(_called(local, "memory"), State.FAIL, f"{told}: {_lack(needs)}", _smaller(local))
     elif not needs.starts:
-        yield Check("engine memory", State.WARN, f"{told}: {_lack(needs)}", _SMALLER)
+        yield Check(_called(local, "memory"), State.WARN, f"{told}: {_lack(needs)}", _smaller(local))
     elif needs.concurrency() < min(local.max_num_seqs, 8):
-        yield Check("engine memory", State.WARN, f"{told}: {_room(needs)}", _SMALLER)
+        yield Check(_called(local, "memory"), State.WARN, f"{told}: {_room(needs)}", _smaller(local))
     else:
-        yield Check("engine memory", State.OK, f"{told}: {_room(needs)}")
+        yield Check(_called(local, "memory"), State.OK, f"{told}: {_room(needs)}")
 
 
 def _free_memory(local: LocalSettings, cards: Sequence[GpuReading], *, asked: bool) -> Iterator[Check]:
@@ -155,7 +169,7 @@ def _free_memory(local: LocalSettings, cards: Sequence[GpuReading], *, asked: bo
                 f"{_gib(gpu.memory_used_bytes)} are in use by others, {_gib(free)} free; vLLM takes {_gib(int(wanted))}"
             )
             cure = "end what uses the card (nvidia-smi names it), or lower launch.gpu_memory_utilization"
-            yield Check(f"engine memory of GPU {gpu.index}", State.FAIL if asked else State.WARN, detail, cure)
+            yield Check(_called(local, f"memory of GPU {gpu.index}"), State.FAIL if asked else State.WARN, detail, cure)
 
 
 def model_shape(local: LocalSettings, environ: Mapping[str, str]) -> memory.ModelShape | None:
