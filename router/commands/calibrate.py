@@ -54,7 +54,9 @@ def run(config: Path | None, *, engine: str | None, seconds: float, output: Path
     found = asyncio.run(
         calibrate(settings, engine=engine, seconds=seconds, note=lambda text: sys.stderr.write(f"{text}\n"))
     )
-    write_rows(table(local.coefficients, found.coefficients), ["figure", "measured", "configured", "meaning"], Format.TABLE)
+    write_rows(
+        table(local.coefficients, found.coefficients), ["figure", "measured", "configured", "meaning"], Format.TABLE
+    )
     text = as_yaml(local.model, found)
     sys.stdout.write(f"\nput this under {local.where} of your config:\n\n{text}")
     if output is not None:
