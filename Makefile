@@ -11,7 +11,7 @@ LABELS ?=
 OUT    ?= data/new-model
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-gpu engine install dev train test test-vllm test-burst check format bench constraints docs clean
+.PHONY: help run run-gpu engine install dev train test test-vllm test-burst simulate check format bench constraints docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -79,6 +79,12 @@ docs: dev ## write the generated pages again
 
 bench: dev ## the benchmarks: a table and a JSON file
 	@$(BIN)/python -m bench $(ARGS)
+
+SIMULATE := $(BIN)/python -m router simulate --workloads six $(if $(TRACES),--azure $(TRACES)) $(ARGS)
+
+simulate: install ## six bursty workloads over a simulated H100 and A100, beside common rules (TRACES=folder of Azure's CSV files)
+	@$(SIMULATE) --policies product,product_fixed,nvml80,waiting0,llmd
+	@$(SIMULATE) --policies product --gpu a100-8b-fp16 --start-coefficients h100-8b-fp16
 
 constraints: ## pin what a fresh resolution gives
 	@tmp=$$(mktemp -d) && $(PYTHON) -m venv $$tmp/v && $$tmp/v/bin/pip install -q '.[embedded,dev]' \

@@ -24,16 +24,22 @@ _GAIN_DECAY = 0.95
 _MIN_FACTOR = 0.25
 _MAX_FACTOR = 4.0
 _ENOUGH_OBSERVATIONS = 50
+_CAREFUL_PREFILL, _CAREFUL_DECODE = 2.0, 1.5
 
 
 class Calibration:
-    """Correction of one engine's coefficients from live observations; O(1) each."""
+    """Correction of one engine's coefficients from live observations; O(1) each.
 
-    def __init__(self, base: EngineCoefficients, *, quantile: float = _QUANTILE) -> None:
+    A `careful` one begins with an engine slower than `base` says, by as much as one GPU generation: where the base is
+    another GPU's, the first burst would break promises by the dozen before anything is learnt; where it is right, that
+    is known after some ten answers and costs next to nothing.
+    """
+
+    def __init__(self, base: EngineCoefficients, *, quantile: float = _QUANTILE, careful: bool = False) -> None:
         self._base = base
         self._quantile = quantile
-        self.prefill_factor = 1.0
-        self.decode_factor = 1.0
+        self.prefill_factor = _CAREFUL_PREFILL if careful else 1.0
+        self.decode_factor = _CAREFUL_DECODE if careful else 1.0
         self.prefill_observations = 0
         self.gap_observations = 0
 

@@ -11,6 +11,8 @@ from types import MappingProxyType
 
 from local_llm.datamodels import EngineCoefficients
 
+UNKNOWN = "unknown"
+"""The row of an engine of which nothing is known."""
 _ROWS = (
     EngineCoefficients(
         name="h100-8b-fp16",
@@ -59,7 +61,7 @@ _ROWS = (
     ),
     # An engine that tells nothing: a mid-range card, slow enough to be careful and fast enough to be used.
     EngineCoefficients(
-        name="unknown",
+        name=UNKNOWN,
         t0_s=0.02,
         c_seq_s=1e-04,
         c_kv_s=3e-07,

@@ -139,8 +139,8 @@ class Inflight:
         max_batched_tokens: int = _BATCHED_TOKENS_GUESS,
         calibration: Calibrating | None = None,
     ) -> None:
-        self.coefficients = coefficients
-        self._full_speed = coefficients
+        self._full_speed = coefficients if calibration is None else calibration.coefficients
+        self.coefficients = self._full_speed
         self._slowdown = 1.0
         self.slo = slo
         self.unseen_factor = 1.0

@@ -18,6 +18,7 @@ from heapq import heappop, heappush
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
+from local_llm.coefficients import UNKNOWN
 from local_llm.datamodels import EngineCoefficients, EngineLimits
 
 _BLOCK_TOKENS = 16
@@ -30,7 +31,7 @@ LIMITS: Mapping[str, EngineLimits] = MappingProxyType(
         "h100-8b-fp8": EngineLimits(1024, 2048, 450_000, 131_072),
         "a100-8b-fp16": EngineLimits(256, 2048, 400_000, 131_072),
         "embedded-cpu": EngineLimits(4, 512, 16_384, 4096),
-        "unknown": EngineLimits(8, 2048, 65_536, 8192),
+        UNKNOWN: EngineLimits(8, 2048, 65_536, 8192),
     }
 )
 """Room of the engines whose coefficients are known, by the same names."""

@@ -6,9 +6,11 @@ and P prompt tokens read in the step (the linear sum-of-rooflines form used by s
 
 from __future__ import annotations
 
-from local_llm.datamodels import EngineCoefficients
+from local_llm.datamodels import EngineCoefficients, SloTargets
 
 _MIN_DRAIN_RATIO = 0.05  # a prefill bucket always drains a little, however full the decode steps are
+_TILE_TOKENS = 128
+_MIN_STEP_TOKENS, _MAX_STEP_TOKENS = 256, 8192
 
 
 def step_s(coefficients: EngineCoefficients, *, streaming: float, context_tokens: float) -> float:
@@ -71,3 +73,14 @@ def drain_ratio(decode_step_s: float, *, f_tpot: float, tpot_s: float) -> float:
     """Share of the GPU's time that prefill may take while everyone streaming still keeps the TPOT promise."""
     drain = 1.0 - decode_step_s / (f_tpot * tpot_s)
     return max(_MIN_DRAIN_RATIO, drain)
+
+
+def tokens_per_step(coefficients: EngineCoefficients, slo: SloTargets) -> int:
+    """Token budget of a step (`max_num_batched_tokens`): the most that one token of every stream is worth waiting for.
+
+    A chunk of prefill stalls every stream for as long as it takes. One that lasts no longer than the promised time per
+    token puts nobody behind, however long a burst of prompts is (1152 on an H100 with an 8B model, 512 on an A100).
+    """
+    fitting = (slo.tpot_s - coefficients.t0_s) / coefficients.c_prefill_s if coefficients.c_prefill_s > 0.0 else 0.0
+    tiles = int(min(fitting, float(_MAX_STEP_TOKENS)) // _TILE_TOKENS)
+    return max(_MIN_STEP_TOKENS, tiles * _TILE_TOKENS)

@@ -316,12 +316,26 @@ def simulate(
     from_log: Annotated[
         bool, typer.Option("--from-log", help="What this gateway has served, out of its books.")
     ] = False,
-    gpu: Annotated[str, typer.Option(help="The GPU that is simulated.")] = "h100-8b-fp16",
+    workloads: Annotated[
+        str | None, typer.Option(help="A set of workloads: six (Azure's kinds and bursts) or shapes (other kinds).")
+    ] = None,
+    azure: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Folder of Azure's CSV files, for the six; default: drawn."),
+    ] = None,
+    requests: Annotated[int | None, typer.Option(min=1, help="Play only so many requests of each workload.")] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="The GPU that is simulated; default: the config's, else h100-8b-fp16.")
+    ] = None,
     start_coefficients: Annotated[
-        str | None, typer.Option(help="What the product believes of the GPU at the start; default: the truth.")
+        str | None,
+        typer.Option(help="What the product believes of the GPU at the start; default: the config's, else the truth."),
     ] = None,
     policies: Annotated[
-        str, typer.Option(help="Comma-separated: product, nvml80, waiting0, llmd, always_local, always_api, count64.")
+        str,
+        typer.Option(
+            help="Comma-separated: product, product_fixed, nvml80, waiting0, llmd, always_local, always_api, count64."
+        ),
     ] = "product,nvml80,waiting0,llmd,always_local",
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     scale: Annotated[float | None, typer.Option(min=0, help="Play it so many times as fast.")] = None,
@@ -330,7 +344,7 @@ def simulate(
         float | None, typer.Option(min=0, help="Draw arrivals anew, in bursts of this coefficient of variation.")
     ] = None,
     max_batched_tokens: Annotated[
-        int | None, typer.Option(min=16, help="Token budget of an engine step; default: the GPU's usual one.")
+        int | None, typer.Option(min=16, help="Token budget of an engine step; default: as this gateway starts it.")
     ] = None,
     self_calibration: Annotated[
         bool, typer.Option("--self-calibration/--no-self-calibration", help="Learn coefficients while serving.")
@@ -342,8 +356,12 @@ def simulate(
     """What if: the decision of this gateway over a simulated GPU, beside common rules of thumb."""
     from router.commands import simulate as command
 
-    if (trace is None) == (not from_log):
-        raise typer.BadParameter("give either --trace or --from-log")
+    if (trace is not None) + from_log + (workloads is not None) != 1:
+        raise typer.BadParameter("give either --trace or --from-log, or a set of --workloads")
+    if azure is not None and workloads != "six":
+        raise typer.BadParameter("--azure is what --workloads six is made of")
+    if workloads is not None and (rate is not None or burst_cv is not None):
+        raise typer.BadParameter("--rate and --burst-cv are for one trace; scale all workloads with --scale")
     if scale is not None and rate is not None:
         raise typer.BadParameter("give --scale or --rate, not both")
     for option, value in (("--scale", scale), ("--rate", rate), ("--burst-cv", burst_cv)):
@@ -354,6 +372,9 @@ def simulate(
         form,
         command.Options(
             trace=trace,
+            workloads=workloads,
+            azure=azure,
+            requests=requests,
             gpu=gpu,
             start_coefficients=start_coefficients,
             policies=tuple(name.strip() for name in policies.split(",") if name.strip()),

@@ -55,8 +55,9 @@ class EngineRoom:
     """One local engine as the router sees it: what it promised, what is in it, and who can tell how it is.
 
     `coefficients` are where it starts; what is seen of its answers corrects them (the books stay on the fixed ones).
-    `process` gives (state, problem) now; `reading` and `gpus` give the last readings, or `None` if there never was one.
-    With `metrics_optional` an engine that never told any metrics is not held to them; once it has, it is.
+    With `careful` it counts as slower than that until the first answers have been seen. `process` gives (state,
+    problem) now; `reading` and `gpus` give the last readings, or `None` if there never was one. With `metrics_optional`
+    an engine that never told any metrics is not held to them; once it has, it is.
     """
 
     coefficients: EngineCoefficients
@@ -69,6 +70,7 @@ class EngineRoom:
     metrics_optional: bool = False
     stale_after_s: float = 3.0
     max_gpu_utilization_ratio: float | None = None
+    careful: bool = False
     inflight: Inflight = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,7 +78,7 @@ class EngineRoom:
             self.coefficients,
             self.slo,
             max_batched_tokens=self.limits.max_batched_tokens,
-            calibration=Calibration(self.coefficients),
+            calibration=Calibration(self.coefficients, careful=self.careful),
         )
 
     def look(self, now_s: float) -> LocalSnapshot:

@@ -17,6 +17,7 @@ from local_llm.launch import gpus_used
 from local_llm.poller import INTERVAL_S, EnginePoller
 from local_llm.probe import AiohttpGet
 from local_llm.process import EngineProcess
+from local_llm.steptime import tokens_per_step
 from router.core.datamodels import AssetRate, Candidate, Reject, Tier
 from router.core.eligibility import engine_problems
 from router.core.periods import AssetTerms
@@ -30,7 +31,7 @@ Cards = Callable[[], tuple[float, tuple[GpuReading, ...]] | None]
 
 _EMBEDDED_STALE_AFTER_S = 10.0  # it shares its few cores with everything else, and its own count is always fresh
 _EAGER_POLL_S = 0.1
-_MIN_BATCHED_TOKENS, _MAX_BATCHED_TOKENS, _VLLM_DEFAULT_BATCHED_TOKENS = 256, 8192, 2048
+_VLLM_DEFAULT_BATCHED_TOKENS = 2048
 _PROBE_TIMEOUT_S = 10.0
 _REQUIRED = {
     Engine.EMBEDDED: ("running_requests", "waiting_requests"),
@@ -243,21 +244,12 @@ def _launch(settings: LocalSettings) -> tuple[LaunchConfig | None, str | None]:
 
 
 def _batched_tokens(settings: LocalSettings) -> int:
-    """Prompt tokens read in one step: the most that keeps a step with them within the promised time per token.
-
-    A chunk of prefill stalls every stream for as long as it takes (1024 on an H100 with an 8B model, 512 on an A100).
-    """
+    """Prompt tokens read in one step: what the engine is started with, or does by itself."""
     if settings.engine is Engine.EMBEDDED:
         return BATCHED_TOKENS
     if settings.engine is not Engine.VLLM:
         return _VLLM_DEFAULT_BATCHED_TOKENS
-    coefficients, tokens = settings.coefficients, _MIN_BATCHED_TOKENS
-    while (
-        tokens < _MAX_BATCHED_TOKENS
-        and coefficients.t0_s + coefficients.c_prefill_s * tokens * 2 <= settings.slo.tpot_s
-    ):
-        tokens *= 2
-    return tokens
+    return tokens_per_step(settings.coefficients, settings.slo)
 
 
 def _address(api_base: str) -> tuple[str, int]:
@@ -282,4 +274,6 @@ def _room(settings: LocalSettings) -> EngineRoom:
         metrics_optional=settings.engine is Engine.EXTERNAL,
         stale_after_s=_EMBEDDED_STALE_AFTER_S if embedded else 3.0 * INTERVAL_S,
         max_gpu_utilization_ratio=settings.max_gpu_utilization_ratio,
+        # The embedded engine promises so much less than it can that a wrong figure breaks nothing.
+        careful=not embedded,
     )

@@ -14,7 +14,7 @@ from pathlib import Path as FilePath
 from typing import Any
 from urllib.parse import urlsplit
 
-from local_llm.coefficients import PRESETS
+from local_llm.coefficients import PRESETS, UNKNOWN
 from local_llm.datamodels import EngineCoefficients, SloTargets
 from local_llm.embedded import DEFAULT_SLOT_CONTEXT_TOKENS, DEFAULT_SLOTS, MODEL_NAME
 from local_llm.launch import cards_needed
@@ -300,7 +300,7 @@ def _hardware(file: RentedFile | OwnedFile | None, place: _Place, note: Note) ->
 
 def _coefficients(file: str | CoefficientsFile | None, embedded: bool, place: _Place, note: Note) -> EngineCoefficients:
     path = place.at("coefficients")
-    default = PRESETS["embedded-cpu" if embedded else "unknown"]
+    default = PRESETS["embedded-cpu" if embedded else UNKNOWN]
     if file is None:
         return default
     if isinstance(file, str):

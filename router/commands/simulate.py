@@ -6,118 +6,137 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from local_llm.coefficients import PRESETS
-from local_llm.datamodels import SloTargets
-from local_llm.simulated_engine import LIMITS
 from router.commands.output import Format, write_json, write_rows
 from router.commands.price_book import row_for
-from router.core.datamodels import PolicyConfig, PriceRow
+from router.core.datamodels import PriceRow
 from router.errors import BadRequest, Unavailable
 from router.settings import Settings, load_settings
-from router.settings_types import Engine
-from router.simulation.policies import DEFAULT_NAMES, PRODUCT, RULES, Policy, rule
-from router.simulation.product import ProductConfig, ProductPolicy
-from router.simulation.report import STABLE, Row, api_costs_usd, row_of, shown, svg
+from router.simulation.arrivals import gamma_bursts
+from router.simulation.plot import svg
+from router.simulation.policies import DEFAULT_NAMES, RULES, Policy, rule
+from router.simulation.product import PRODUCTS, ProductPolicy
+from router.simulation.report import Result, api_costs_usd, pooled, row_of, shown, summary_table
 from router.simulation.runner import run as play
+from router.simulation.setting import Setting, setting
 from router.simulation.traces import (
     TraceError,
     TraceRequest,
     at_rate,
     faster,
     from_records,
-    gamma_bursts,
     mean_rate_rps,
     read_csv,
 )
+from router.simulation.workloads import SETS, Workload
 from router.stores.engines import read_engine
 from router.stores.queries import iterate_records
-
-DEFAULT_GPU = "h100-8b-fp16"
-_CPU_SLO = SloTargets(ttft_s=15.0, tpot_s=0.5, slack_s=5.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command was asked. `trace` is `None` for the log; at most one of `scale` and `rate_rps` is given."""
+    """What the command was asked: a set of `workloads`, a `trace`, or (neither) the log.
 
-    trace: Path | None
-    gpu: str
-    start_coefficients: str | None
-    policies: Sequence[str]
-    seed: int
-    scale: float | None
-    rate_rps: float | None
-    burst_cv: float | None
-    max_batched_tokens: int | None
-    self_calibration: bool
-    plot: Path | None
+    `azure` is the folder of the published files that the six workloads are made of; at most one of `scale` and
+    `rate_rps` is given; `requests` cuts every workload.
+    """
+
+    trace: Path | None = None
+    workloads: str | None = None
+    azure: Path | None = None
+    requests: int | None = None
+    gpu: str | None = None
+    start_coefficients: str | None = None
+    policies: Sequence[str] = ()
+    seed: int = 0
+    scale: float | None = None
+    rate_rps: float | None = None
+    burst_cv: float | None = None
+    max_batched_tokens: int | None = None
+    self_calibration: bool = True
+    plot: Path | None = None
 
 
 def run(config: Path | None, form: Format, options: Options) -> None:
-    """Play the trace with each policy and print the rows.
+    """Play every workload with each policy and print the rows.
 
     Raises `RouterError` for names that are not known, a trace that cannot be read and a log that cannot be.
     """
     names = _checked(options)
     settings = load_settings(config)
-    trace = _scaled(_requests(settings, options), options)
     price = _price(settings)
-    slo = _slo(settings, options.gpu)
-    limits = LIMITS[options.gpu]
-    if options.max_batched_tokens is not None:
-        limits = replace(limits, max_batched_tokens=options.max_batched_tokens)
-    product = ProductConfig(
-        coefficients=PRESETS[options.start_coefficients or options.gpu],
-        limits=limits,
-        slo=slo,
-        price=price,
-        policy=PolicyConfig(),
+    engine = setting(
+        settings.tiers.local,
+        settings.policy.policy_config(),
+        price,
+        gpu=options.gpu,
+        start_coefficients=options.start_coefficients,
+        max_batched_tokens=options.max_batched_tokens,
         self_calibration=options.self_calibration,
     )
-    costs_usd = api_costs_usd(trace, price)
-    rows: list[Row] = []
-    with _progress(len(trace) * len(names)) as advance:
-        for done, name in enumerate(names):
-            played = play(
-                trace,
-                _policy(name, product),
-                coefficients=PRESETS[options.gpu],
-                limits=limits,
-                seed=options.seed,
-                progress=partial(advance, done * len(trace)),
-            )
-            rows.append(row_of(name, played, costs_usd, slo))
-    title = _title(trace, price, options)
+    workloads = _workloads(settings, options)
+    results = _play_all(workloads, names, engine, options.seed)
+    title = f"{_described(workloads)} on {engine.described}, else {price.model}"
     if options.plot is not None:
         try:
-            options.plot.write_text(svg(rows, title=title), encoding="utf-8")
+            options.plot.write_text(svg(results, title=title, slo=engine.slo), encoding="utf-8")
         except OSError as error:
             raise Unavailable(f"{options.plot} cannot be written: {error.strerror}") from error
-    _write(rows, form, title)
+    totals = pooled(results, engine.slo) if options.workloads is not None else []
+    _write(results, totals, form, title)
 
 
 def _checked(options: Options) -> list[str]:
-    for name in (options.gpu, options.start_coefficients or options.gpu):
-        if name not in LIMITS:
-            raise BadRequest(f"{name!r} is no GPU that is known; there are {', '.join(LIMITS)}", param="gpu")
     names = list(dict.fromkeys(options.policies or DEFAULT_NAMES))
     for name in names:
-        if name != PRODUCT and rule(name) is None:
-            known = ", ".join((PRODUCT, *RULES))
+        if name not in PRODUCTS and rule(name) is None:
+            known = ", ".join((*PRODUCTS, *RULES))
             raise BadRequest(f"{name!r} is no policy; there are {known} and count64 (any cap)", param="policies")
     return names
 
 
-def _policy(name: str, product: ProductConfig) -> Policy:
+def _play_all(workloads: Sequence[Workload], names: Sequence[str], engine: Setting, seed: int) -> list[Result]:
+    results: list[Result] = []
+    total = len(names) * sum(len(workload.trace) for workload in workloads)
+    with _progress(total) as advance:
+        done = 0
+        for workload in workloads:
+            costs_usd = api_costs_usd(workload.trace, engine.product.price)
+            for name in names:
+                played = play(
+                    workload.trace,
+                    _policy(name, engine),
+                    coefficients=engine.truth,
+                    limits=engine.limits,
+                    seed=seed,
+                    progress=partial(advance, done),
+                )
+                done += len(workload.trace)
+                row = row_of(name, played, costs_usd, engine.slo)
+                results.append(Result(workload.name, row, played, costs_usd))
+    return results
+
+
+def _policy(name: str, engine: Setting) -> Policy:
     known = rule(name)
-    return known if known is not None else ProductPolicy(product)
+    return known if known is not None else ProductPolicy(PRODUCTS[name](engine.product))
+
+
+def _workloads(settings: Settings, options: Options) -> tuple[Workload, ...]:
+    if options.workloads is None:
+        name = options.trace.name if options.trace is not None else "the log"
+        return (Workload(name, _scaled(_requests(settings, options), options)[: options.requests]),)
+    made = SETS.get(options.workloads)
+    if made is None:
+        raise BadRequest(f"there are no workloads {options.workloads!r}, but {', '.join(SETS)}", param="workloads")
+    return made(options.azure, seed=options.seed, requests=options.requests, rate_factor=options.scale or 1.0)
 
 
 def _requests(settings: Settings, options: Options) -> tuple[TraceRequest, ...]:
@@ -160,29 +179,27 @@ def _price(settings: Settings) -> PriceRow:
     raise BadRequest("the config names no API model to compare with; give one under tiers.cheap", param="config")
 
 
-def _slo(settings: Settings, gpu: str) -> SloTargets:
-    """The config's own promises where it speaks of a GPU server, else the defaults for `gpu`."""
-    local = settings.tiers.local
-    if local.engine in (Engine.VLLM, Engine.EXTERNAL):
-        return local.slo
-    return _CPU_SLO if gpu == "embedded-cpu" else SloTargets()
+def _described(workloads: Sequence[Workload]) -> str:
+    if len(workloads) > 1:
+        return f"{len(workloads)} workloads, {sum(len(workload.trace) for workload in workloads)} requests"
+    (workload,) = workloads
+    return f"{len(workload.trace)} requests of {workload.name} at {mean_rate_rps(workload.trace):.2f}/s"
 
 
-def _title(trace: Sequence[TraceRequest], price: PriceRow, options: Options) -> str:
-    source = options.trace.name if options.trace is not None else "the log"
-    rate = f"{mean_rate_rps(trace):.2f}/s"
-    return f"{len(trace)} requests of {source} at {rate} on {options.gpu}, else {price.model}"
-
-
-def _write(rows: Sequence[Row], form: Format, title: str) -> None:
-    if form is Format.JSON:
-        write_json([row.stable() for row in rows])
-    elif form is Format.CSV:
-        write_rows([row.stable() for row in rows], STABLE, form)
-    else:
+def _write(results: Sequence[Result], totals: Sequence[Result], form: Format, title: str) -> None:
+    """One workload: its rows. Several: a row a policy and workload, and after them one a policy for all of them."""
+    if form is Format.TABLE:
         print(title)  # noqa: T201 - the command's output
-        table = [shown(row) for row in rows]
+        table = summary_table(results, totals) if totals else [shown(result.row) for result in results]
         write_rows(table, list(table[0]), form)
+        return
+    rows: list[dict[str, Any]] = [result.row.stable() for result in results]
+    if totals:
+        rows = [{"workload": result.workload, **result.row.stable()} for result in (*results, *totals)]
+    if form is Format.JSON:
+        write_json(rows)
+    else:
+        write_rows(rows, list(rows[0]), form)
 
 
 @contextmanager
@@ -192,9 +209,10 @@ def _progress(total: int) -> Iterator[Callable[[int, int], None]]:
         yield lambda _before, _count: None
         return
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("simulating", total=max(1, total))
         shown_at = -math.inf
 

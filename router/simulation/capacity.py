@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from local_llm.datamodels import EngineCoefficients, EngineLimits, SloTargets
+from router.simulation.arrivals import poisson
 from router.simulation.policies import RULES
 from router.simulation.runner import run
-from router.simulation.traces import TraceRequest, poisson
+from router.simulation.traces import TraceRequest
 
 _SEEDS = (3, 4)
 _ALLOWED_MISS_RATIO = 0.01

@@ -113,7 +113,6 @@ class CountCap(_Untracked):
         """Not looked at."""
 
 
-PRODUCT = "product"
 RULES: dict[str, Callable[[], Policy]] = {
     "nvml80": lambda: GaugePolicy(lambda g: g.utilization_ratio < 0.80),
     "waiting0": lambda: GaugePolicy(lambda g: g.waiting == 0),
@@ -122,7 +121,7 @@ RULES: dict[str, Callable[[], Policy]] = {
     "always_api": lambda: GaugePolicy(lambda _: False),
 }
 """By name: NVML utilisation below 80 %; nobody waiting; max(waiting/5, KV/0.8) below 1; everything; nothing."""
-DEFAULT_NAMES: Sequence[str] = (PRODUCT, "nvml80", "waiting0", "llmd", "always_local")
+DEFAULT_NAMES: Sequence[str] = ("product", "nvml80", "waiting0", "llmd", "always_local")
 _COUNT_PREFIX = "count"
 
 

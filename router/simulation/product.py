@@ -6,8 +6,10 @@ and length estimates are those the gateway runs; only the world around them (clo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 from classifier.datamodels import Score
 from local_llm.datamodels import EngineCoefficients, EngineLimits, ProcessState, SloTargets
@@ -49,6 +51,15 @@ class ProductConfig:
     congestion_price: bool = True
 
 
+PRODUCTS: Mapping[str, Callable[[ProductConfig], ProductConfig]] = MappingProxyType(
+    {
+        "product": lambda config: config,
+        "product_fixed": lambda config: replace(config, self_calibration=False),
+    }
+)
+"""By name: the gateway as it is, and as it would be if it never learnt how fast its engine is."""
+
+
 class ProductPolicy:
     """Implements `Policy` by `decide`; every prompt could be answered by either tier."""
 
@@ -56,7 +67,11 @@ class ProductPolicy:
         self._config = config
         self.watches_tokens = True
         self._room = EngineRoom(
-            config.coefficients, config.limits, config.slo, process=lambda: (ProcessState.READY, None)
+            config.coefficients,
+            config.limits,
+            config.slo,
+            process=lambda: (ProcessState.READY, None),
+            careful=True,
         )
         if not config.self_calibration:
             limits = config.limits

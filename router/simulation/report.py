@@ -1,13 +1,12 @@
-"""What a simulated run cost and kept: one row a policy, and a plot of them."""
+"""What a simulated run cost and kept: one row a policy."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
-from xml.sax.saxutils import escape
 
 from local_llm.datamodels import SloTargets
 from router.core.datamodels import PriceRow
@@ -17,6 +16,8 @@ from router.simulation.traces import TraceRequest
 
 STABLE = ("policy", "spend_ratio", "slo_miss_ratio", "ttft_p95_s", "local_share_ratio", "gpu_utilization_ratio")
 """The columns that programs may rely on."""
+ALL = "all"
+"""The name of what all workloads of a set come to together."""
 _DIGITS = 6
 
 
@@ -96,53 +97,42 @@ def shown(row: Row) -> Mapping[str, Any]:
     }
 
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720, 440, 70, 150, 50, 60
-_COLOURS = ("#1b7837", "#b2182b", "#2166ac", "#e08214", "#762a83", "#4d4d4d")
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one policy made of one workload, in figures and request by request."""
+
+    workload: str
+    row: Row
+    played: Run
+    costs_usd: Sequence[Decimal]
 
 
-def svg(rows: Sequence[Row], *, title: str) -> str:
-    """A picture: API spend to the right, missed promises upward. Down and to the left is better."""
-    top_miss = max([row.slo_miss_ratio for row in rows] + [0.01])
-    y_max = min(1.0, math.ceil(top_miss * 1.1 * 20) / 20)
-    wide, high = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
-
-    def x(ratio: float) -> float:
-        return _LEFT + wide * min(1.0, ratio)
-
-    def y(ratio: float) -> float:
-        return _TOP + high * (1.0 - ratio / y_max)
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif">',
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
-        _text(_LEFT, 28, title, "start"),
-        _text(_LEFT + wide / 2, _HEIGHT - 14, "API spend, % of sending everything to the API", "middle"),
-        f'<g transform="translate(20 {_TOP + high / 2:.0f}) rotate(-90)">',
-        _text(0, 0, "SLO misses, % of all requests", "middle"),
-        "</g>",
-    ]
-    for tick in range(6):
-        share = tick / 5
-        parts += [
-            _line(x(share), _TOP, x(share), _TOP + high),
-            _text(x(share), _TOP + high + 20, f"{100 * share:.0f}", "middle"),
-            _line(_LEFT, y(share * y_max), _LEFT + wide, y(share * y_max)),
-            _text(_LEFT - 8, y(share * y_max) + 4, f"{100 * share * y_max:.3g}", "end"),
-        ]
-    for index, row in enumerate(rows):
-        colour = _COLOURS[index % len(_COLOURS)]
-        cx, cy = x(row.spend_ratio), y(row.slo_miss_ratio)
-        label = f"{row.policy} {100 * row.spend_ratio:.1f} / {100 * row.slo_miss_ratio:.2f}"
-        parts += [
-            f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="6" fill="{colour}"/>',
-            _text(cx + 10, cy - 8, label, "start", colour),
-        ]
-    return "\n".join([*parts, "</svg>"]) + "\n"
+def pooled(results: Sequence[Result], slo: SloTargets) -> list[Result]:
+    """A result a policy over all its workloads, named `ALL`; its misses are those of the worst workload."""
+    found: list[Result] = []
+    for policy in dict.fromkeys(result.row.policy for result in results):
+        own = [result for result in results if result.row.policy == policy]
+        runs = [result.played for result in own]
+        together = Run(
+            stays=[stay for run in runs for stay in run.stays],
+            duration_s=sum(run.duration_s for run in runs),
+            busy_s=sum(run.busy_s for run in runs),
+            preemptions=sum(run.preemptions for run in runs),
+        )
+        costs_usd = [cost for result in own for cost in result.costs_usd]
+        row = row_of(policy, together, costs_usd, slo)
+        worst_ratio = max(result.row.slo_miss_ratio for result in own)
+        found.append(Result(ALL, replace(row, slo_miss_ratio=worst_ratio), together, costs_usd))
+    return found
 
 
-def _text(x: float, y: float, text: str, anchor: str, colour: str = "#222") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="13" text-anchor="{anchor}" fill="{colour}">{escape(text)}</text>'
-
-
-def _line(x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="#ddd"/>'
+def summary_table(results: Sequence[Result], totals: Sequence[Result]) -> list[dict[str, str]]:
+    """A line a policy, a column a workload: API spend % / misses %; then the spend of all, and the worst misses."""
+    table: list[dict[str, str]] = []
+    for total in totals:
+        rows = {r.workload: r.row for r in results if r.row.policy == total.row.policy}
+        cells = {name: f"{100 * row.spend_ratio:.1f} / {100 * row.slo_miss_ratio:.2f}" for name, row in rows.items()}
+        last = {"all: spend %": f"{100 * total.row.spend_ratio:.1f}"}
+        last["worst misses %"] = f"{100 * total.row.slo_miss_ratio:.2f}"
+        table.append({"policy": total.row.policy, **cells, **last})
+    return table

@@ -1,11 +1,10 @@
-"""Traffic to simulate: Azure's published CSV columns, what the ledger has seen, and generated bursts."""
+"""Traffic to simulate: Azure's published CSV columns, and what the ledger has seen."""
 
 from __future__ import annotations
 
 import csv
 import math
-import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +13,6 @@ from router.core.datamodels import Reject, RoutingRecord, Tier
 from router.errors import RouterError
 
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
-_CALM, _BUSY = 0, 1
-_RATE_FACTORS = (0.4, 2.2)
-_MEAN_DWELL_S = (90.0, 45.0)
 # What keeps a prompt from the local tier whatever is in the engine; how full it was is what is simulated anew.
 _NEVER_LOCAL = frozenset(
     {
@@ -131,47 +127,3 @@ def at_rate(requests: Sequence[TraceRequest], rate_rps: float) -> tuple[TraceReq
     if mean <= 0.0:
         raise TraceError("a trace whose requests come all at once has no rate to scale")
     return faster(requests, rate_rps / mean)
-
-
-def poisson(lengths: Sequence[TraceRequest], *, rate_rps: float, count: int, seed: int) -> tuple[TraceRequest, ...]:
-    """`count` requests with lengths drawn from `lengths`, coming independently of each other."""
-    dice = random.Random(seed)
-    return _arrive(lengths, count, dice, lambda: dice.expovariate(rate_rps))
-
-
-def gamma_bursts(
-    lengths: Sequence[TraceRequest], *, rate_rps: float, count: int, cv: float = 4.0, seed: int
-) -> tuple[TraceRequest, ...]:
-    """`count` requests in bursts: gamma-distributed gaps of coefficient of variation `cv`, under a rate of two states.
-
-    The rate is 0.4 or 2.2 times `rate_rps`, for 90 and 45 seconds at a time in the mean (exponential).
-    """
-    dice = random.Random(seed)
-    shape = 1.0 / (cv * cv)
-    scale_s = 1.0 / (rate_rps * shape)
-    now_s, state = 0.0, _CALM
-    changes_at_s = dice.expovariate(1.0 / _MEAN_DWELL_S[state])
-
-    def gap_s() -> float:
-        nonlocal now_s, state, changes_at_s
-        gap = dice.gammavariate(shape, scale_s) / _RATE_FACTORS[state]
-        now_s += gap
-        while now_s > changes_at_s:
-            state = _BUSY if state == _CALM else _CALM
-            changes_at_s += dice.expovariate(1.0 / _MEAN_DWELL_S[state])
-        return gap
-
-    return _arrive(lengths, count, dice, gap_s)
-
-
-def _arrive(
-    lengths: Sequence[TraceRequest], count: int, dice: random.Random, gap_s: Callable[[], float]
-) -> tuple[TraceRequest, ...]:
-    if not lengths:
-        raise TraceError("no lengths to draw from")
-    now_s = 0.0
-    found: list[TraceRequest] = []
-    for _ in range(count):
-        now_s += gap_s()
-        found.append(replace(lengths[dice.randrange(len(lengths))], at_s=now_s))
-    return tuple(found)

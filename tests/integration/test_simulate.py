@@ -6,7 +6,6 @@ import asyncio
 import csv
 import io
 import json
-import os
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,14 +15,13 @@ import pytest
 
 from router.cli import main
 from router.core.datamodels import Outcome, Tier
-from router.simulation.traces import TraceRequest, gamma_bursts, read_csv
+from router.simulation.arrivals import gamma_bursts
+from router.simulation.traces import TraceRequest
 from router.stores.sql import SqlLedger
 from tests.ledger_samples import NOON, WallClock, settled, tried
 
 KEYS = ["policy", "spend_ratio", "slo_miss_ratio", "ttft_p95_s", "local_share_ratio", "gpu_utilization_ratio"]
 MIXED = tuple(TraceRequest(0.0, prompt, output) for prompt, output in ((300, 200), (1200, 100), (2500, 20), (4000, 30)))
-_NEAR = (os.environ.get("AZURE_TRACES"), Path(__file__).parents[3] / "shared" / "data" / "econ")
-AZURE = next((Path(folder) for folder in _NEAR if folder and Path(folder).is_dir()), None)
 
 
 def simulate(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -99,7 +97,7 @@ def test_a_table_a_csv_and_a_plot_say_the_same(capsys: pytest.CaptureFixture[str
     assert code == 0
     assert "API spend %" in out
     assert "always_api" in out
-    assert "always_api 100.0 / 0.00" in plot.read_text()
+    assert all(f">{told}</text>" in plot.read_text() for told in ("always_api", "count20", "100.0"))
     _, text, _ = simulate(capsys, "--trace", trace, "--policies", "always_api,count20", "--format", "csv")
     found = list(csv.DictReader(io.StringIO(text)))
     assert list(found[0]) == KEYS
@@ -115,8 +113,8 @@ def test_twice_as_fast_is_twice_as_full(capsys: pytest.CaptureFixture[str], trac
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        ((), 2, "either --trace or --from-log"),
-        (("--trace", "TRACE", "--from-log"), 2, "either --trace or --from-log"),
+        ((), 2, "give either --trace"),
+        (("--trace", "TRACE", "--from-log"), 2, "give either --trace"),
         (("--trace", "TRACE", "--rate", "1", "--scale", "2"), 2, "not both"),
         (("--trace", "TRACE", "--rate", "0"), 2, "more than 0"),
         (("--trace", "TRACE", "--gpu", "abacus"), 1, "h100-8b-fp16"),
@@ -163,16 +161,3 @@ def test_what_the_gateway_has_served_is_played_out_of_its_books(
     assert code == 0
     assert "1 requests left out" in err
     assert json.loads(out)[0]["local_share_ratio"] == 1.0
-
-
-if AZURE is not None:
-    CONV = str(AZURE / "AzureLLMInferenceTrace_conv.csv")
-
-    def test_on_azures_conversations_beyond_capacity_little_is_spilled_and_promises_are_kept(
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
-        found = rows(capsys, "--trace", CONV, "--rate", "14.333", "--policies", "product,nvml80")
-        assert len(read_csv(Path(CONV))) == 19_366
-        assert found["product"]["spend_ratio"] <= 0.25
-        assert found["product"]["slo_miss_ratio"] <= 0.005
-        assert found["nvml80"]["spend_ratio"] >= 0.70

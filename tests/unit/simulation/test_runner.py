@@ -15,12 +15,14 @@ from local_llm.coefficients import PRESETS
 from local_llm.datamodels import EngineCoefficients, EngineLimits, SloTargets
 from local_llm.simulated_engine import LIMITS
 from router.core.datamodels import PolicyConfig, PriceRow, PriceTier
+from router.simulation.arrivals import gamma_bursts, poisson
 from router.simulation.capacity import slo_capacity_rps
+from router.simulation.plot import svg
 from router.simulation.policies import RULES, CountCap, GaugePolicy, Gauges, Policy, Running, rule
 from router.simulation.product import ProductConfig, ProductPolicy
-from router.simulation.report import STABLE, api_costs_usd, percentile, row_of, svg
+from router.simulation.report import STABLE, Result, api_costs_usd, percentile, pooled, row_of, summary_table
 from router.simulation.runner import Run, Stay, run
-from router.simulation.traces import TraceRequest, gamma_bursts, poisson
+from router.simulation.traces import TraceRequest
 
 GPU = "h100-8b-fp16"
 H100, ROOM, SLO = PRESETS[GPU], LIMITS[GPU], SloTargets()
@@ -238,11 +240,35 @@ def test_a_percentile_is_a_value_that_was_seen() -> None:
     assert percentile([float(v) for v in range(1, 101)], 0.95) == 95.0
 
 
-def test_the_plot_is_well_formed_and_names_every_policy() -> None:
-    played = Run([stay(0.1, 0.1)], 1.0, 0.5, 0)
-    rows = [row_of(name, played, api_costs_usd([played.stays[0].request], PRICE), SLO) for name in ("a<b", "llmd")]
-    drawn = ElementTree.fromstring(svg(rows, title='R&D "x"'))  # noqa: S314 - our own text
-    texts = [element.text or "" for element in drawn.iter() if element.tag.endswith("text")]
-    assert any("a<b" in text for text in texts)
-    assert any("llmd" in text for text in texts)
-    assert 'R&D "x"' in texts
+def results(*cells: tuple[str, str]) -> list[Result]:
+    played = Run([stay(0.1, 0.1), stay(2.0, 0.1), stay(0.5, 0.1, admitted=False)], 20.0, 0.5, 0)
+    costs = api_costs_usd([s.request for s in played.stays], PRICE)
+    return [Result(workload, row_of(policy, played, costs, SLO), played, costs) for workload, policy in cells]
+
+
+def texts_of(picture: str) -> list[str]:
+    drawn = ElementTree.fromstring(picture)  # noqa: S314 - our own text
+    return [element.text or "" for element in drawn.iter() if element.tag.endswith(("text", "title"))]
+
+
+def test_the_plot_is_well_formed_and_names_every_policy_with_its_figures() -> None:
+    texts = texts_of(svg(results(("w", "a<b"), ("w", "llmd")), title='R&D "x"', slo=SLO))
+    assert {"a<b", "llmd", 'R&D "x"', "33.3", "33.33"} <= set(texts)
+    assert any("where a<b sends the traffic" in text for text in texts)
+
+
+def test_several_workloads_are_drawn_as_a_point_each() -> None:
+    texts = texts_of(svg(results(("one", "p"), ("two", "p")), title="t", slo=SLO))
+    assert {"p, one", "p, two"} <= set(texts)
+
+
+def test_the_summary_adds_money_up_and_tells_the_worst_misses() -> None:
+    found = results(("one", "p"), ("two", "p"), ("one", "q"), ("two", "q"))
+    found[0] = replace(found[0], row=replace(found[0].row, slo_miss_ratio=0.5))
+    totals = pooled(found, SLO)
+    assert [(total.workload, total.row.policy) for total in totals] == [("all", "p"), ("all", "q")]
+    assert totals[0].row.spend_usd == 2 * found[0].row.spend_usd
+    assert totals[0].row.local_share_ratio == pytest.approx(2 / 3)
+    table = summary_table(found, totals)
+    assert (table[0]["one"], table[0]["two"]) == ("33.3 / 50.00", "33.3 / 33.33")
+    assert (table[0]["all: spend %"], table[0]["worst misses %"]) == ("33.3", "50.00")

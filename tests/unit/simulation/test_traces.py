@@ -10,15 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router.simulation.arrivals import gamma_bursts, poisson
 from router.simulation.traces import (
     TraceError,
     TraceRequest,
     at_rate,
     faster,
     from_zero,
-    gamma_bursts,
     mean_rate_rps,
-    poisson,
     read_csv,
 )
 
