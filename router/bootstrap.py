@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ from router.telemetry import PrometheusTelemetry
 from router.tokens import TiktokenCounter
 
 if TYPE_CHECKING:
+    from router.learning_loop.beside import Beside
     from router.local_engines import LocalEngine
     from router.local_tier import LocalTier
 
@@ -61,6 +62,7 @@ class Gateway:
     local: LocalTier | None
     hours: PeriodKeeper
     lengths: LengthTable
+    beside: Beside | None = None
     draining: bool = False
     in_flight: InFlight = field(default_factory=InFlight)
     _saving: asyncio.Task[None] | None = None
@@ -97,21 +99,27 @@ class Gateway:
             except Exception:  # noqa: BLE001 - whatever is wrong with the database, the gateway starts
                 self.telemetry.warn("budget_history_unknown")
         self.budgets.carry_over(spent)
-        if self.settings.policy.exploration_ratio > 0.0:
-            await self._carry_over_exploration()
-
-    async def _carry_over_exploration(self) -> None:
-        today = window_at(Period.DAY, self.clock.now_utc()).starts_at_utc
         try:
-            self.state.carry_over_exploration(await self.ledger.explored_since(today))
+            await self._carry_over_learning()
         except Exception:  # noqa: BLE001 - the same
             self.telemetry.warn("budget_history_unknown")
+
+    async def _carry_over_learning(self) -> None:
+        if self.settings.policy.exploration_ratio > 0.0:
+            today = window_at(Period.DAY, self.clock.now_utc()).starts_at_utc
+            self.state.carry_over_exploration(await self.ledger.explored_since(today))
+        if self.beside is not None:
+            from router.learning_loop.wiring import carry_over
+
+            await carry_over(self.beside, self.ledger)
 
     async def stop(self) -> None:
         """Connections, engine, books: the books last, since everything before may still settle."""
         if self._saving is not None:
             self._saving.cancel()
             self._save()
+        if self.beside is not None:
+            await self.beside.stop()
         for provider in set(self.deps.providers.values()):
             await provider.close()
         if self.local is not None:
@@ -268,7 +276,11 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
         ready=lambda: ledger.state().healthy,
         on_warning=telemetry.warn,
     )
-    gateway = Gateway(settings, clock, deps, state, ledger, budgets, telemetry, tokens, book, local, hours, lengths)
+    beside = _beside(settings, deps, ledger, telemetry)
+    deps = replace(deps, learner=beside)
+    gateway = Gateway(
+        settings, clock, deps, state, ledger, budgets, telemetry, tokens, book, local, hours, lengths, beside
+    )
     telemetry.watch(
         in_flight=lambda: gateway.in_flight.count,
         circuits=lambda: {name: health.state for name, health in state.health.items()},
@@ -287,6 +299,14 @@ def _local_tier(settings: Settings, clock: Clock) -> LocalTier | None:
     from router.local_tier import build_local_tier
 
     return build_local_tier(settings.tiers.engines, clock=clock, data_dir=settings.server.data_dir)
+
+
+def _beside(settings: Settings, deps: Deps, ledger: SqlLedger, telemetry: PrometheusTelemetry) -> Beside | None:
+    if not settings.learning.on:
+        return None
+    from router.learning_loop.wiring import beside_of
+
+    return beside_of(settings.learning, deps, ledger, telemetry.learning_done)
 
 
 def request_ids(clock: Clock) -> Callable[[], str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from classifier.datamodels import RequestFeatures, Score
 from classifier.features import features as featurize
@@ -56,13 +57,24 @@ async def handle_chat(chat: ChatRequest, tenant: str, deps: Deps) -> PlainAnswer
         bill.claim()
         await bill.open()
         reply = await deliver(bill, deps)
+        looked = _looked_at(seen, decision, bill, deps)
     except BaseException as error:
         bill.abandon(outcome_of_exit(error))
         raise
     if isinstance(reply, PlainReply):
         bill.finish(Outcome.OK)
+        if looked is not None and deps.learner is not None:
+            deps.learner.answered(looked, reply)
         return PlainAnswer(answer_meta(bill, cost_observed=True), reply.body)
+    if looked is not None and deps.learner is not None:
+        reply.stream = deps.learner.streaming(looked, reply.stream, reply.blocks, ended=reply.ended)
     return StreamAnswer(reply, bill)
+
+
+def _looked_at(seen: Described, decision: Decision, bill: Settlement, deps: Deps) -> Any | None:
+    if deps.learner is None:
+        return None
+    return deps.learner.watch(seen.chat, seen.facts, seen.features, decision, seen.cfg, bill.answering[0])
 
 
 def describe(chat: ChatRequest, tenant: str, deps: Deps) -> Described:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from classifier.datamodels import RequestFeatures, Score
+from router.core.chat import ChatRequest
 from router.core.datamodels import (
     AttemptOpened,
     AttemptResult,
@@ -281,12 +282,37 @@ class Telemetry(Protocol):
         ...
 
 
+class Learner(Protocol):
+    """Looks at some answers beside the requests; what it is told never delays an answer and never fails."""
+
+    def watch(
+        self,
+        chat: ChatRequest,
+        facts: RequestFacts,
+        features: RequestFeatures,
+        decision: Decision,
+        cfg: PolicyConfig,
+        answered_by: Candidate,
+    ) -> Any | None:
+        """A token for a request that is to be looked at, `None` for all others. Asked of every answered request."""
+        ...
+
+    def answered(self, looked: Any, reply: PlainReply) -> None:
+        """The plain answer is whole."""
+        ...
+
+    def streaming(self, looked: Any, stream: StreamReply, blocks: list[bytes], *, ended: bool) -> StreamReply:
+        """The stream to relay instead of `stream`, of which `blocks` have been read."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Deps:
     """Everything the flow is given; built in one place (`bootstrap`), by hand in tests.
 
     `prior` judges where the scorer in force fails; `in_progress` holds the requests that a local engine is working on
     now. `draw` gives uniform numbers from [0, 1) for exploration; without it nothing is explored.
+    Without `learner` no answer is looked at.
     """
 
     clock: Clock
@@ -307,3 +333,4 @@ class Deps:
     max_precommit_bytes: int = 262_144
     in_progress: set[InProgress] = field(default_factory=set)
     draw: Callable[[], float] | None = None
+    learner: Learner | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path as FilePath
 from urllib.parse import urlsplit
 
-from router.core.judgements import OVERHEAD_PREFIX
+from router.core.judgements import OVERHEAD_TENANT_PREFIX
 from router.settings_checks import Note, Secrets, is_loopback, mask_password
 from router.settings_schema import LearningFile, PolicyFile, ServerFile
 from router.settings_types import (
@@ -82,8 +82,11 @@ def _auth(file: ServerFile, secrets: Secrets, note: Note) -> AuthSettings:
         if item.tenant is None or item.key_env is None:
             note(where, "needs tenant and key_env")
             continue
-        if item.tenant.startswith(OVERHEAD_PREFIX):
-            note((*where, "tenant"), f"{item.tenant!r}: names that begin with {OVERHEAD_PREFIX} are ours; take another")
+        if item.tenant.startswith(OVERHEAD_TENANT_PREFIX):
+            note(
+                (*where, "tenant"),
+                f"{item.tenant!r}: names that begin with {OVERHEAD_TENANT_PREFIX} are ours; take another",
+            )
             continue
         secret = secrets.read(item.key_env)
         if secret is None:

@@ -102,6 +102,12 @@ class PrometheusTelemetry:
             "router_overhead_seconds", "Time of a request spent in the gateway itself", _OVERHEAD_BUCKETS
         )
         self._warnings = counter("router_warnings_total", "Alerts by event", "event")
+        self._learning = counter(
+            "router_learning_calls_total",
+            "What was done to learn from answers, and what was not, by kind and outcome",
+            "kind",
+            "outcome",
+        )
         self._failures = counter("router_telemetry_failures_total", "Records and readings that could not be counted")
 
     def request_done(self, record: RoutingRecord, *, overhead_s: float) -> None:
@@ -178,6 +184,10 @@ class PrometheusTelemetry:
             fields["left_out"] = str(pace.left_out)
         pace.last_at_s, pace.left_out = now_s, 0
         _log.warning(event, extra={"fields": fields})
+
+    def learning_done(self, kind: str, outcome: str) -> None:
+        """Count a shadow run, a judgement or a check, made or not made; both words come from small closed sets."""
+        self._learning.labels(kind, outcome).inc()
 
     def gauge(self, name: str, text: str, read: Callable[[], float | None]) -> None:
         """A gauge that is read when `/metrics` is; `None` leaves it out, for what is not known."""

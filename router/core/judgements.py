@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 # Tenants under which the calls of learning are booked: they are nobody's request, but they cost money.
-OVERHEAD_PREFIX = "router:"
+OVERHEAD_TENANT_PREFIX = "router:"
 SHADOW_TENANT = "router:shadow"
 JUDGE_TENANT = "router:judge"
 OVERHEAD_TENANTS = (SHADOW_TENANT, JUDGE_TENANT)
@@ -34,6 +34,9 @@ class JudgedAnswer:
     judged_at_utc: datetime
 
 
-def seen_probability(action_probability: float, other_tiers: int) -> float:
-    """P(this tier's answer is seen | a shadow run): it was taken, or drawn evenly from the tiers that were not."""
-    return action_probability + (1.0 - action_probability) / max(1, other_tiers)
+def seen_probability(action_probability: float, other_tiers: int, shadow_ratio: float = 1.0) -> float:
+    """P(this tier's answer is seen | the request is looked at).
+
+    It was taken, or else it was drawn evenly from the `other_tiers` that were not, where there was a shadow run.
+    """
+    return action_probability + (1.0 - action_probability) * shadow_ratio / max(1, other_tiers)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from router.core.datamodels import Reject, RoutingRecord, Tier
+from router.core.judgements import OVERHEAD_TENANTS
 from router.errors import RouterError
 
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
@@ -93,6 +94,8 @@ def from_records(records: Iterable[RoutingRecord]) -> tuple[tuple[TraceRequest, 
     left_out = 0
     for record in records:
         usage = record.usage
+        if record.tenant in OVERHEAD_TENANTS:
+            continue  # nobody asked for it
         if usage is None or usage.output_tokens < 1 or not _may_be_local(record):
             left_out += 1
             continue

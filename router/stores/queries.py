@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, inspect, select
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, case, func, inspect, select
 
 from router.core.datamodels import AttemptRecord, Reason, RoutingRecord, Tier
 from router.core.exploration import extra_nanousd
+from router.core.judgements import OVERHEAD_TENANTS
 from router.stores.engines import sqlite_path
 from router.stores.rows import attempt_of, from_us, record_of, to_us
 from router.stores.schema import attempt, feedback, open_attempt, request, world
@@ -97,8 +98,10 @@ def costs(
     """Spend of attempts begun in [`from_utc`, `to_utc`), of one tenant or of all."""
     day = (attempt.c.opened_at_us // _DAY_US).label("day")
     keys = (day, attempt.c.tenant, attempt.c.tier, attempt.c.model)
+    # Shadow runs and judges cost money, but nobody asked for them.
+    asked = case((attempt.c.tenant.in_(OVERHEAD_TENANTS), 0), else_=attempt.c.is_last)
     query = (
-        select(*keys, func.sum(attempt.c.is_last), func.count(), func.sum(attempt.c.amount_nanousd))
+        select(*keys, func.sum(asked), func.count(), func.sum(attempt.c.amount_nanousd))
         .where(within(attempt.c.opened_at_us, from_utc, to_utc))
         .group_by(*keys)
         .order_by(*keys)
@@ -123,11 +126,16 @@ def costs(
     return CostReport(rows, totals)
 
 
-def spent_since(engine: Engine, from_utc: datetime) -> int:
-    """Nano-dollars that have left the house for attempts begun at or after `from_utc`; local work is no cash."""
+def spent_since(engine: Engine, from_utc: datetime, tenant: str | None = None) -> int:
+    """Nano-dollars that have left the house for attempts begun at or after `from_utc`; local work is no cash.
+
+    With `tenant` only what was spent in that name.
+    """
     query = select(func.sum(attempt.c.amount_nanousd)).where(
         attempt.c.tier != Tier.LOCAL.value, attempt.c.opened_at_us >= to_us(from_utc)
     )
+    if tenant is not None:
+        query = query.where(attempt.c.tenant == tenant)
     with look(engine) as connection:
         return int(connection.scalar(query) or 0) if connection is not None else 0
 

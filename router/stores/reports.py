@@ -17,6 +17,7 @@ import msgspec
 from sqlalchemy import Connection, Engine, and_, func, inspect, select
 
 from router.core.datamodels import Outcome, Tier, TokenUsage
+from router.core.judgements import OVERHEAD_TENANTS
 from router.core.periods import HOUR_US, Period, on_us, settle_period, span_at
 from router.core.savings import OVERHEAD_PREFIX, Tried
 from router.stores.periods import lines_of, on_of, rates_of
@@ -27,7 +28,8 @@ from router.stores.schema import asset, attempt, period, posting, request, world
 _DAY_US = 86_400_000_000
 _THURSDAY = 3  # 1970-01-01 was one; weeks begin on Monday
 _PAGE_ROWS = 2_000
-_ASKED_FOR = request.c.requested_model.not_like(f"{OVERHEAD_PREFIX}%")
+# Those lost in a crash have kept no more than their tenant.
+_ASKED_FOR = and_(request.c.requested_model.not_like(f"{OVERHEAD_PREFIX}%"), request.c.tenant.not_in(OVERHEAD_TENANTS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +190,9 @@ def served_requests(
     a, r = attempt.c, request.c
     query = (
         select(
-            r.request_id, r.requested_model, r.world_hash, r.score, a.candidate, a.tier, a.outcome, a.input_tokens,
-            a.output_tokens, a.cached_input_tokens, a.cache_write_tokens, a.reasoning_tokens, a.amount_nanousd,
+            r.request_id, r.requested_model, r.tenant, r.world_hash, r.score, a.candidate, a.tier, a.outcome,
+            a.input_tokens, a.output_tokens, a.cached_input_tokens, a.cache_write_tokens, a.reasoning_tokens,
+            a.amount_nanousd,
         )
         .join_from(request, attempt, a.request_id == r.request_id)
         .where(within(r.received_at_us, from_utc, to_utc))
@@ -207,7 +210,7 @@ def served_requests(
                 tuple(_tried(row) for row in tries),
                 tries[0].world_hash,
                 score.get("p_adequate"),
-                overhead=tries[0].requested_model.startswith(OVERHEAD_PREFIX),
+                overhead=tries[0].requested_model.startswith(OVERHEAD_PREFIX) or tries[0].tenant in OVERHEAD_TENANTS,
             )
 
 

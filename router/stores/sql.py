@@ -130,9 +130,9 @@ class SqlLedger:
         await self.flush()
         return await asyncio.to_thread(queries.record, self.read_engine, request_id, tenant)
 
-    async def spent_since(self, from_utc: datetime) -> int:
+    async def spent_since(self, from_utc: datetime, tenant: str | None = None) -> int:
         """`queries.spent_since`, off the loop."""
-        return await asyncio.to_thread(queries.spent_since, self.read_engine, from_utc)
+        return await asyncio.to_thread(queries.spent_since, self.read_engine, from_utc, tenant)
 
     async def explored_since(self, from_utc: datetime) -> int:
         """`queries.explored_since`, off the loop."""

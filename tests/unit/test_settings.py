@@ -511,3 +511,22 @@ def test_no_environment_breaks_the_reader(environ: dict[str, object]) -> None:
         assert all(path and text for _, path, text in error.problems)
     else:
         assert settings.tiers.local is not None
+
+
+def test_learning_is_off_unless_asked_for_and_its_judge_is_one_of_the_models() -> None:
+    assert not parse_settings(EMBEDDED, {}).learning.on
+    tiers = "tiers: {local: {engine: embedded}, premium: {model: openai/gpt-6.1-sol}}\n"
+    asked = "learning: {shadow: {ratio: 0.02}, judge: {model: openai/gpt-6.1-sol, ratio: 0.5}, exclude_tenants: [acme]}"
+    learning = parse_settings(tiers + asked, {}).learning
+    assert learning.on and learning.shadow_budget_usd_per_day == learning.judge_budget_usd_per_day == Decimal(1)
+    assert (learning.shadow_ratio, learning.judge_ratio, learning.exclude_tenants) == (0.02, 0.5, ("acme",))
+    with pytest.raises(ConfigError, match=r"learning\.judge\.model.*'nobody' is no configured model; known here: "):
+        parse_settings(EMBEDDED + "learning: {judge: {model: nobody}}", {})
+    with pytest.raises(ConfigError, match="should be less than or equal to 1"):
+        parse_settings(EMBEDDED + "learning: {shadow: {ratio: 2}}", {})
+
+
+def test_a_tenant_cannot_take_a_name_under_which_overhead_is_booked() -> None:
+    keys = "server: {auth: {keys: [{tenant: 'router:shadow', key_env: K}]}}\n"
+    with pytest.raises(ConfigError, match="names that begin with router: are ours"):
+        parse_settings(keys + EMBEDDED, {"K": "secret"})
