@@ -13,6 +13,7 @@ class ProcessState(StrEnum):
     STARTING = "starting"
     READY = "ready"
     DEGRADED = "degraded"  # alive but not making progress: new work goes elsewhere
+    ASLEEP = "asleep"  # alive, its weights put away: new work goes elsewhere until it is woken
     DOWN = "down"
     FAILED = "failed"  # given up after too many starts
 
@@ -131,7 +132,7 @@ class LaunchConfig:
 
     `executable` is the Python that has xllamacpp, or the `vllm` command of its own environment. `extra_args` go
     last, so that they win. `gpus` are the cards that vLLM may see, as NVML numbers them. What is `None` is left to the
-    engine.
+    engine. `can_sleep` starts vLLM in its development mode, in which whoever reaches the port may call any function.
     """
 
     kind: EngineKind
@@ -147,6 +148,7 @@ class LaunchConfig:
     gpu_memory_utilization_ratio: float | None = None
     threads: int = 1
     model_sha256: str | None = None
+    can_sleep: bool = False
     extra_args: tuple[str, ...] = ()
     gpus: tuple[int, ...] | None = None
 

@@ -24,14 +24,23 @@ _PASSED_ON = re.compile(
     re.IGNORECASE,
 )
 # Development mode lets anyone who reaches the port call any function of the engine.
-_NEVER_PASSED_ON = frozenset({"VLLM_SERVER_DEV_MODE", VLLM_KEY_ENV, EMBEDDED_KEY_ENV})
+DEV_MODE_ENV = "VLLM_SERVER_DEV_MODE"
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_NEVER_PASSED_ON = frozenset({DEV_MODE_ENV, VLLM_KEY_ENV, EMBEDDED_KEY_ENV})
 
 
 def argv(config: LaunchConfig) -> tuple[str, ...]:
     """The command that starts `config`. Raises ValueError while `port` is 0: choose one first."""
     if config.port <= 0:
         raise ValueError("an engine is started on a port that has been chosen")
+    if config.can_sleep and (config.host not in _LOOPBACK or names_host(config.extra_args)):
+        raise ValueError("an engine that can be put to sleep obeys whoever reaches it: it listens on loopback only")
     return _embedded(config) if config.kind is EngineKind.EMBEDDED else _vllm(config)
+
+
+def names_host(extra_args: Sequence[str]) -> bool:
+    """Whether arguments for `vllm serve` say where it listens (a host or a socket), past what we say."""
+    return any(argument.partition("=")[0] in ("--host", "--uds") for argument in extra_args)
 
 
 def environment(config: LaunchConfig, inherited: Mapping[str, str], *, api_key: str) -> dict[str, str]:
@@ -43,6 +52,8 @@ def environment(config: LaunchConfig, inherited: Mapping[str, str], *, api_key: 
         return passed_on | {EMBEDDED_KEY_ENV: api_key, "PYTHONUNBUFFERED": "1"}
     if config.gpus is not None:
         passed_on["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, config.gpus))
+    if config.can_sleep:
+        passed_on[DEV_MODE_ENV] = "1"
     return passed_on | {
         VLLM_KEY_ENV: api_key,
         "PYTHONUNBUFFERED": "1",
@@ -121,6 +132,8 @@ def _vllm(config: LaunchConfig) -> tuple[str, ...]:
     if config.max_queued_requests is not None:
         # vLLM counts those that run as well
         command += ["--max-num-queued-reqs", str(config.max_num_seqs + config.max_queued_requests)]
+    if config.can_sleep:
+        command.append("--enable-sleep-mode")
     if config.gpu_memory_utilization_ratio is not None:
         command += ["--gpu-memory-utilization", str(config.gpu_memory_utilization_ratio)]
     return (*command, *config.extra_args)

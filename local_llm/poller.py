@@ -111,7 +111,7 @@ class EnginePoller:
         if (broken := self._broken_gpu()) is not None:
             return ProcessState.DOWN, broken
         if self.reading is not None and self.reading.asleep:
-            return ProcessState.DEGRADED, "the engine is asleep"
+            return ProcessState.ASLEEP, "the engine is asleep"
         if self._hung is not None:
             return ProcessState.DEGRADED, self._hung
         return state, problem

@@ -1,4 +1,4 @@
-"""Small bounded GETs of an engine's own pages, over aiohttp."""
+"""Small bounded calls of an engine's own pages, over aiohttp."""
 
 from __future__ import annotations
 
@@ -71,6 +71,17 @@ class AiohttpGet:
                 return response.status == 200
         except TimeoutError as error:
             raise ProbeError(f"no token within {timeout_s:g} s") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise ProbeError(type(error).__name__) from error
+
+    async def post(self, url: str, *, headers: Mapping[str, str], timeout_s: float) -> int:
+        """The status of a POST without a body. Raises `ProbeError`."""
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        try:
+            async with self._opened().post(url, headers=headers, timeout=timeout, allow_redirects=False) as response:
+                return response.status
+        except TimeoutError as error:
+            raise ProbeError(f"no answer within {timeout_s:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise ProbeError(type(error).__name__) from error
 

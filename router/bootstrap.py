@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from router.local_engines import LocalEngine
     from router.local_tier import LocalTier
 
+_CAN_ANSWER = ("ready", "asleep")  # the first request wakes what we have put to sleep
 _DEFAULT_WINDOW_TOKENS = 128_000
 
 
@@ -128,7 +129,7 @@ class Gateway:
         await self.ledger.close()
 
     def candidate_state(self, candidate: Candidate) -> tuple[str, str | None]:
-        """(ready | starting | unavailable | cooling down, why not)."""
+        """(ready | starting | asleep | unavailable | cooling down, why not)."""
         if candidate.unavailable is not None:
             return "unavailable", candidate.unavailable_detail
         room = self.state.engines.get(candidate.name)
@@ -137,6 +138,8 @@ class Gateway:
             seen = room.look(now_s)
             if seen.state is ProcessState.STARTING:
                 return "starting", seen.problem
+            if seen.state is ProcessState.ASLEEP and room.wake is not None:
+                return "asleep", seen.problem
             if against := engine_problems(seen, now_s):
                 return "unavailable", seen.problem or ", ".join(reason.value for reason in against)
         health = self.state.health.get(candidate.name)
@@ -157,11 +160,11 @@ class Gateway:
         """`ready`, `degraded` (something that is configured does not work) or `unavailable` (no tier can answer)."""
         states = {c.name: self.candidate_state(c) for c in self.deps.candidates}
         books = self.ledger.state()
-        if not any(state == "ready" for state, _ in states.values()) or self.draining:
+        if not any(state in _CAN_ANSWER for state, _ in states.values()) or self.draining:
             status = "unavailable"
         else:
             wanted = [c for c in self.deps.candidates if c.unavailable is None]
-            well = books.healthy and all(states[c.name][0] == "ready" for c in wanted)
+            well = books.healthy and all(states[c.name][0] in _CAN_ANSWER for c in wanted)
             status = "ready" if well else "degraded"
         tiers = [
             {"tier": c.tier.value, "model": c.model, "state": states[c.name][0], "detail": states[c.name][1]}

@@ -16,6 +16,7 @@ from classifier.datamodels import RequestFeatures, Score
 from classifier.features import features as featurize
 from router.core.chat import ChatRequest
 from router.core.datamodels import Decision, Flag, Locality, Outcome, PolicyConfig, RequestFacts, Snapshot
+from router.core.eligibility import as_if_awake
 from router.core.policy import decide
 from router.core.refusal import why_nothing
 from router.core.virtual_models import resolve
@@ -160,11 +161,25 @@ async def choose(seen: Described, deps: Deps) -> tuple[Decision, Snapshot]:
         seen = replace(seen, facts=replace(seen.facts, exploration_draw=deps.draw()))
     while True:
         decision, snapshot = consider(seen, deps)
-        left_s = started_at_s + decision.queue_for_s - deps.clock.now_s()
-        if decision.queue_for_s <= 0.0 or left_s <= 0.0:
+        wait_s = decision.queue_for_s
+        if deps.state.asleep():
+            wait_s = max(wait_s, _wake_who_is_missed(seen, decision, snapshot, deps))
+        left_s = started_at_s + wait_s - deps.clock.now_s()
+        if wait_s <= 0.0 or left_s <= 0.0:
             deps.state.note_decision(decision)
             return decision, snapshot
         await deps.state.room_changed(left_s)
+
+
+def _wake_who_is_missed(seen: Described, decision: Decision, snapshot: Snapshot, deps: Deps) -> float:
+    """Wake a sleeping engine that would be taken were it awake; seconds to wait for it, 0 if others may answer."""
+    missed = False
+    for name in deps.state.asleep():
+        would = decide(seen.facts, seen.score, deps.candidates, as_if_awake(snapshot, name), seen.cfg)
+        if would.chosen is not None and would.chosen.name == name:
+            deps.state.wake(name)
+            missed = True
+    return deps.timeouts.first_byte_s if missed and not decision.ranked else 0.0
 
 
 def _refuse(seen: Described, decision: Decision, deps: Deps) -> RouterError:

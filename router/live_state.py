@@ -57,7 +57,8 @@ class EngineRoom:
     `coefficients` are where it starts; what is seen of its answers corrects them (the books stay on the fixed ones).
     With `careful` it counts as slower than that until the first answers have been seen. `process` gives (state,
     problem) now; `reading` and `gpus` give the last readings, or `None` if there never was one. With `metrics_optional`
-    an engine that never told any metrics is not held to them; once it has, it is.
+    an engine that never told any metrics is not held to them; once it has, it is. `wake` wakes one that we put to
+    sleep; `None` where we never do.
     """
 
     coefficients: EngineCoefficients
@@ -71,6 +72,7 @@ class EngineRoom:
     stale_after_s: float = 3.0
     max_gpu_utilization_ratio: float | None = None
     careful: bool = False
+    wake: Callable[[], None] | None = None
     inflight: Inflight = field(init=False)
 
     def __post_init__(self) -> None:
@@ -150,6 +152,7 @@ class LiveState:
         self._price_row = price_row
         self._budgets = budgets
         self.engines = engines
+        self._sleepy = tuple(name for name, room in engines.items() if room.wake is not None)
         self._assets = assets
         self.judged = judged
         self._health: Mapping[str, ProviderHealth] = {}
@@ -238,6 +241,16 @@ class LiveState:
             new = begin_probe(old, self._clock.now_s())
             if new != old:
                 self._health = {**self._health, candidate.name: new}
+
+    def asleep(self) -> tuple[str, ...]:
+        """Engines that `wake` can bring back; O(1) where none is ever put to sleep."""
+        return tuple(name for name in self._sleepy if self.engines[name].process()[0] is ProcessState.ASLEEP)
+
+    def wake(self, name: str) -> None:
+        """A request misses the engine `name`. Returns at once."""
+        wake = self.engines[name].wake
+        if wake is not None:
+            wake()
 
     def note_decision(self, decision: Decision) -> None:
         """Remember what a GPU-second is worth to it, for the congestion price, and what exploring costs."""

@@ -17,6 +17,7 @@ from local_llm.launch import gpus_used
 from local_llm.poller import INTERVAL_S, EnginePoller
 from local_llm.probe import AiohttpGet
 from local_llm.process import EngineProcess
+from local_llm.sleep import Phase, Sleeper
 from local_llm.steptime import tokens_per_step
 from router.core.datamodels import AssetRate, Candidate, Reject, Tier
 from router.core.eligibility import engine_problems
@@ -55,6 +56,7 @@ class LocalEngine:
     get: AiohttpGet
     clock: Clock
     terms: AssetTerms | None = None
+    sleeper: Sleeper | None = None
     _watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -67,15 +69,24 @@ class LocalEngine:
     async def _watch(self, poller: EnginePoller) -> None:
         while True:
             await poller.poll()
+            if self.sleeper is not None and self.process is not None:
+                alive = self.process.state is ProcessState.READY
+                await self.sleeper.look(alive=alive, reading=poller.reading)
             # Until it has been seen, look often: nothing is admitted before the first reading.
             unseen = poller.state()[0] is not ProcessState.READY or poller.reading is None
-            await self.clock.sleep(_EAGER_POLL_S if unseen else INTERVAL_S)
+            await self.clock.sleep(_EAGER_POLL_S if unseen and not self._rests() else INTERVAL_S)
+
+    def _rests(self) -> bool:
+        """Asleep, and nobody has asked for it yet."""
+        if self.sleeper is not None:
+            return self.sleeper.phase is Phase.ASLEEP
+        return self.room.process()[0] is ProcessState.ASLEEP
 
     def is_on(self) -> bool:
         """Whether the engine takes up its hardware now: from the start of its process on, loading included."""
         if self.process is not None:
             return self.process.pid is not None
-        return self.room.process()[0] in (ProcessState.READY, ProcessState.DEGRADED)
+        return self.room.process()[0] in (ProcessState.READY, ProcessState.DEGRADED, ProcessState.ASLEEP)
 
     async def wait_ready(self, timeout_s: float) -> bool:
         """Whether the engine may be admitted to; waits for that up to `timeout_s`."""
@@ -93,6 +104,8 @@ class LocalEngine:
             self._watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watching
+        if self.sleeper is not None:
+            await self.sleeper.close()
         if self.process is not None:
             await self.process.stop()
         await self.get.close()
@@ -124,15 +137,18 @@ def build_local_engine(settings: LocalSettings, *, clock: Clock, data_dir: Path,
         unavailable_detail=problem,
     )
     room, get = _room(settings), AiohttpGet()
-    poller = None
+    poller, sleeper = None, None
     if problem is None:
         if runs_on_this_machine(settings):
             room.gpus = _cards_of_engine(cards, _cards_used(settings, process))
         poller = _poller(settings, room, process, base_url, api_key, clock, get)
         room.process = poller.state
         room.reading = lambda: poller.reading
+        if process is not None and settings.launch.sleep_after_idle_s is not None:
+            sleeper = _sleeper(settings.launch.sleep_after_idle_s, room, process, get, clock)
+            room.process, room.wake = _life_with_rests(poller, sleeper), sleeper.wake
     asset, terms = asset_rate(settings), asset_terms(settings)
-    return LocalEngine(candidate, room, asset, base_url, api_key, process, poller, get, clock, terms)
+    return LocalEngine(candidate, room, asset, base_url, api_key, process, poller, get, clock, terms, sleeper)
 
 
 def _log_name(settings: LocalSettings) -> str:
@@ -163,6 +179,28 @@ def _cards_of_engine(cards: Cards, used: frozenset[int] | None) -> Cards:
         return latest[0], tuple(gpu for gpu in latest[1] if gpu.index in used)
 
     return look
+
+
+def _sleeper(after_idle_s: float, room: EngineRoom, process: EngineProcess, get: AiohttpGet, clock: Clock) -> Sleeper:
+    return Sleeper(
+        after_idle_s=after_idle_s,
+        root_url=lambda: process.root_url,
+        headers={"Authorization": f"Bearer {process.api_key}"},
+        post=get.post,
+        inflight=room.inflight,
+        clock=clock,
+        on_stuck=process.report_hung,
+    )
+
+
+def _life_with_rests(poller: EnginePoller, sleeper: Sleeper) -> Callable[[], tuple[ProcessState, str | None]]:
+    def life() -> tuple[ProcessState, str | None]:
+        state, problem = poller.state()
+        if sleeper.phase is not Phase.AWAKE and state in (ProcessState.READY, ProcessState.ASLEEP):
+            return ProcessState.ASLEEP, sleeper.told
+        return state, problem
+
+    return life
 
 
 def _poller(
@@ -215,6 +253,7 @@ def _launch(settings: LocalSettings) -> tuple[LaunchConfig | None, str | None]:
                 max_batched_tokens=_batched_tokens(settings),
                 gpu_memory_utilization_ratio=settings.launch.gpu_memory_utilization,
                 extra_args=settings.launch.extra_args,
+                can_sleep=settings.launch.sleep_after_idle_s is not None,
                 gpus=settings.launch.gpus,
             ),
             None,

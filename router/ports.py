@@ -237,6 +237,14 @@ class LiveState(Protocol):
         """Health of the candidate's target."""
         ...
 
+    def asleep(self) -> tuple[str, ...]:
+        """Local engines that are asleep and that `wake` would bring back, by candidate name."""
+        ...
+
+    def wake(self, name: str) -> None:
+        """A request misses the engine `name`: wake it, soon. Returns at once."""
+        ...
+
     def note_decision(self, decision: Decision) -> None:
         """Value density of the request, from which the congestion price is read."""
         ...

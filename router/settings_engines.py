@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from local_llm.coefficients import PRESETS, UNKNOWN
 from local_llm.datamodels import EngineCoefficients, SloTargets
 from local_llm.embedded import DEFAULT_SLOT_CONTEXT_TOKENS, DEFAULT_SLOTS, MODEL_NAME
-from local_llm.launch import cards_needed
+from local_llm.launch import cards_needed, names_host
 from router.core.hardware import OwnedHardware
 from router.settings_checks import Note, Secrets, check_base, check_name, did_you_mean, is_loopback
 from router.settings_schema import (
@@ -249,11 +249,20 @@ def _launch(file: EngineFile, engine: Engine, place: _Place, note: Note) -> Laun
         needed = cards_needed(launch.extra_args)
         if needed is not None and needed > len(gpus):
             note(where, f"names {len(gpus)} of the {needed} cards that launch.extra_args asks for; name them all")
+    if launch.sleep is not None and engine is not Engine.VLLM:
+        note(place.at("launch", "sleep"), "is set, but only a vllm that we start can be put to sleep; remove it")
+    elif launch.sleep is not None and names_host(launch.extra_args):
+        note(
+            place.at("launch", "extra_args"),
+            "says where vllm listens; one that can be put to sleep obeys everyone who reaches it, so it must stay on "
+            "loopback: take --host and --uds out, or launch.sleep",
+        )
     return LaunchSettings(
         executable=launch.executable,
         gpu_memory_utilization=launch.gpu_memory_utilization,
         extra_args=launch.extra_args,
         gpus=gpus,
+        sleep_after_idle_s=launch.sleep.after_idle_s if launch.sleep is not None else None,
     )
 
 

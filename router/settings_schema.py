@@ -110,6 +110,14 @@ class TimeoutsFile(Section):
     )
 
 
+class SleepFile(Section):
+    """Putting a vLLM that nobody uses to sleep. Read docs/gpu-server.md first: its endpoints open the engine to all."""
+
+    after_idle_s: Annotated[float, _Number, Field(ge=1, le=604_800)] = Field(
+        900.0, description="seconds without a request after which the engine is put to sleep; the next one wakes it"
+    )
+
+
 class LaunchFile(Section):
     """How a supervised `vllm serve` is started."""
 
@@ -125,6 +133,9 @@ class LaunchFile(Section):
         ),
     )
     extra_args: tuple[Text, ...] = Field((), description="further arguments for `vllm serve`, one a list item")
+    sleep: SleepFile | None = Field(
+        None, description="put the engine to sleep when nobody uses it; starts it in vLLM's development mode"
+    )
 
 
 class RentedFile(Section):

@@ -93,12 +93,16 @@ class TimeoutSettings:
 
 @dataclass(frozen=True, slots=True)
 class LaunchSettings:
-    """How a supervised `vllm serve` is started. `gpus` are NVML's numbers of its cards, `None`: not told."""
+    """How a supervised `vllm serve` is started. `gpus` are NVML's numbers of its cards, `None`: not told.
+
+    `sleep_after_idle_s`: `None` for an engine that is never put to sleep.
+    """
 
     executable: str
     gpu_memory_utilization: float
     extra_args: tuple[str, ...]
     gpus: tuple[int, ...] | None = None
+    sleep_after_idle_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from local_llm.datamodels import LocalSnapshot, ProcessState
 from local_llm.derating import SEVERE_RATIO, slowdown_ratio
 from router.core.datamodels import (
@@ -97,6 +99,14 @@ def engine_problems(engine: LocalSnapshot | None, now_s: float) -> list[Reject]:
         elif any(ratio is not None and ratio > cap for ratio in seen):
             against.append(Reject.GPU_SHARED_CAP)
     return list(dict.fromkeys(against))
+
+
+def as_if_awake(snapshot: Snapshot, name: str) -> Snapshot:
+    """The same world with the engine `name`, which is asleep and empty, awake: what would be decided then?"""
+    asleep = snapshot.engines[name]
+    reading = replace(asleep.engine, asleep=False) if asleep.engine is not None else None
+    awake = replace(asleep, state=ProcessState.READY, problem=None, engine=reading)
+    return replace(snapshot, engines={**snapshot.engines, name: awake})
 
 
 def _readings_missing(engine: LocalSnapshot, now_s: float) -> bool:

@@ -243,6 +243,18 @@ policy: {preset: best}
             "lacks residual_usd, years",
         ),
         ("tiers: {local: {engine: embedded, hardware: {kind: rented}}}", {}, "1: tiers.local.hardware", "usd_per_hour"),
+        (
+            "tiers: {local: {engine: embedded, launch: {sleep: {after_idle_s: 60}}}}",
+            {},
+            "1: tiers.local.launch.sleep",
+            "only a vllm that we start",
+        ),
+        (
+            "tiers: {local: {engine: vllm, model: m, launch: {sleep: {}, extra_args: ['--host', 0.0.0.0]}}}",
+            {},
+            "1: tiers.local.launch.extra_args",
+            "must stay on loopback",
+        ),
         ("tiers: {local: {engine: embedded, hardware: {}}}", {}, "1: tiers.local.hardware", "which kind"),
         (EMBEDDED + "server: {database_url: 'mysql://h/x'}", {}, "2: server.database_url", "no known kind"),
         (EMBEDDED + "server: {database_url: 'sqlite://'}", {}, "2: server.database_url", "names no file"),

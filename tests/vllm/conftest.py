@@ -32,7 +32,7 @@ def starting(
         if "engine" in needed:
             started["engine"] = ScriptedStart(tmp_path_factory.mktemp("vllm") / "engine.log")
         if "supervised_start" in needed:
-            started["supervised"] = SupervisedStart()
+            started["supervised"] = SupervisedStart(tmp_path_factory.mktemp("supervised"))
         yield started
     finally:
         for start in started.values():

@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from local_llm.datamodels import EngineLimits
+from local_llm.datamodels import EngineLimits, ProcessState
 from local_llm.measure import MeasurePlan, measure, timed_call
 from router.bootstrap import Gateway
 from router.core.datamodels import PolicyConfig
@@ -102,6 +102,8 @@ def wide_open(gateway: Gateway) -> None:
     judged.swap(replace(judged.current, policies=dict.fromkeys(judged.current.policies, anything)))
     room = gateway.state.engines[MODEL]
     room.limits = replace(room.limits, max_num_seqs=1_000_000)
+    room.stale_after_s = 1e9
+    room.process = lambda: (ProcessState.READY, None)
 
 
 @asynccontextmanager

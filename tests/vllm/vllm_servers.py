@@ -205,20 +205,34 @@ class MonotonicClock:
         await asyncio.sleep(seconds)
 
 
+WITHOUT_MEMORY_TO_FREE = """#!/bin/sh
+# On a CPU there is no card to free, and vLLM refuses the flag; its scheduler falls asleep all the same.
+for argument; do
+  shift
+  [ "$argument" = --enable-sleep-mode ] || set -- "$@" "$argument"
+done
+exec {vllm} "$@"
+"""
+
+
 class SupervisedStart:
     """Our own supervision of `vllm serve`, on an event loop in a thread of its own: it outlives every test's loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        program = folder / "vllm"
+        program.write_text(WITHOUT_MEMORY_TO_FREE.format(vllm=ENGINE_DIR / "bin" / "vllm"))
+        program.chmod(0o755)
         cpu_only = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
         offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
         self.engine = EngineProcess(
             LaunchConfig(
                 kind=EngineKind.VLLM,
                 model=str(ENGINE_DIR / "models" / "tiny-llama"),
-                executable=str(ENGINE_DIR / "bin" / "vllm"),
+                executable=str(program),
                 served_model_name=MODEL,
                 context_window_tokens=2048,
                 max_num_seqs=16,
+                can_sleep=True,
                 extra_args=("--dtype", "bfloat16", "--enforce-eager", "--num-gpu-blocks-override", str(KV_BLOCKS)),
             ),
             clock=MonotonicClock(),

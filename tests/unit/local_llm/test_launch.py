@@ -116,3 +116,17 @@ def test_the_cards_of_an_engine_are_known_by_the_numbers_of_nvml(
 
 def test_the_embedded_engine_uses_no_card() -> None:
     assert gpus_used(EMBEDDED, {"CUDA_VISIBLE_DEVICES": "0"}) == frozenset()
+
+
+def test_an_engine_is_never_in_development_mode_by_itself() -> None:
+    assert "VLLM_SERVER_DEV_MODE" not in environment(VLLM, {"VLLM_SERVER_DEV_MODE": "1"}, api_key="sk-own")
+    assert "--enable-sleep-mode" not in argv(VLLM)
+
+
+def test_one_that_can_be_put_to_sleep_is_in_development_mode_and_on_loopback_only() -> None:
+    sleepy = replace(VLLM, can_sleep=True)
+    assert "--enable-sleep-mode" in argv(sleepy)
+    assert environment(sleepy, {}, api_key="sk-own")["VLLM_SERVER_DEV_MODE"] == "1"
+    for elsewhere in (replace(sleepy, host="0.0.0.0"), replace(sleepy, extra_args=("--host=10.0.0.1",))):
+        with pytest.raises(ValueError, match="loopback only"):
+            argv(elsewhere)

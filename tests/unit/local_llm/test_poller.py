@@ -164,13 +164,13 @@ async def test_an_external_engine_that_was_never_reached_is_not_ready() -> None:
     assert bench.poller.state() == (ProcessState.STARTING, "/health: connection refused")
 
 
-async def test_a_sleeping_engine_is_degraded_though_its_health_is_well() -> None:
+async def test_a_sleeping_engine_is_asleep_though_its_health_is_well() -> None:
     bench = Bench()
     bench.engine.pages["/metrics"] = Page(
         200, VLLM.replace('sleep_state="awake"} 1.0', 'sleep_state="awake"} 0.0').encode()
     )
     await bench.pass_s(1)
-    assert bench.poller.state() == (ProcessState.DEGRADED, "the engine is asleep")
+    assert bench.poller.state() == (ProcessState.ASLEEP, "the engine is asleep")
 
 
 async def test_a_broken_card_takes_the_engine_down() -> None:
