@@ -42,10 +42,12 @@ class TokenPrices:
 
     input_usd_per_mtok: float
     output_usd_per_mtok: float
+    request_usd: float = 0.0
 
     def usd(self, input_tokens: float, output_tokens: float) -> float:
         """Cost of one call."""
-        return (input_tokens * self.input_usd_per_mtok + output_tokens * self.output_usd_per_mtok) / 1e6
+        tokens_usd = (input_tokens * self.input_usd_per_mtok + output_tokens * self.output_usd_per_mtok) / 1e6
+        return tokens_usd + self.request_usd
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,21 @@ def nu_for_target(
 
     Tiers without a price are not chosen from. Raises ValueError where `reference` or the sample is missing.
     """
+    (dial,) = nu_for_targets(
+        sample, prices, target_ratios=(target_ratio,), confidence_ratio=confidence_ratio, reference=reference
+    )
+    return dial
+
+
+def nu_for_targets(
+    sample: CalibrationSample,
+    prices: Mapping[str, TokenPrices],
+    *,
+    target_ratios: Sequence[float],
+    confidence_ratio: float = 0.9,
+    reference: str = "premium",
+) -> tuple[QualityDial, ...]:
+    """The same for several targets on one walk down the ladder; a dial for each, in their order."""
     columns = [i for i, tier in enumerate(sample.tiers) if tier in prices]
     if reference not in prices or reference not in sample.tiers:
         raise ValueError(f"tier {reference!r} has no price or no calibration data")
@@ -96,36 +113,55 @@ def nu_for_target(
         raise ValueError("the calibration sample is empty")
     ref = columns.index(sample.tiers.index(reference))
     rows = [_priced(row, columns, [prices[sample.tiers[i]] for i in columns]) for row in sample.rows]
+    walk = _Walk(rows, ref)
+    first = walk.chosen()
     delta = 1.0 - confidence_ratio
-    best: float | None = None
-    ladder = _ladder(rows)
-    for nu in ladder:
-        margins = [quality[k] - target_ratio * quality[ref] for quality, k in _choices(rows, nu)]
-        if not mean_is_positive(margins, low=-target_ratio, high=1.0, delta=delta):
+    best: dict[float, tuple[float, list[int]]] = {}
+    open_targets = set(target_ratios)
+    for nu in walk.ladder:
+        moved = walk.descend(nu)
+        for target in sorted(open_targets):
+            known = not moved and target in best
+            if known or mean_is_positive(walk.margins(target), low=-target, high=1.0, delta=delta):
+                best[target] = nu, walk.chosen()
+            else:
+                open_targets.discard(target)
+        if not open_targets:
             break
-        best = nu
-    certified = best is not None
-    nu_usd = best if best is not None else ladder[0]
-    chosen = _choices(rows, nu_usd)
-    base_quality = sum(q[ref] for q, _ in chosen)
-    kept = sum(q[k] for q, k in chosen) / base_quality if base_quality else 1.0
-    base_cost = sum(cost[ref] for _, cost, _ in rows)
-    cost_ratio = sum(row[1][k] for row, (_, k) in zip(rows, chosen, strict=True)) / base_cost if base_cost else 0.0
-    lower = _kept_lower(chosen, ref, delta)
-    return QualityDial(
-        nu_usd=nu_usd,
-        target_ratio=target_ratio,
-        confidence_ratio=confidence_ratio,
-        certified=certified,
-        kept_ratio=kept,
-        kept_lower_ratio=lower,
-        cost_ratio=cost_ratio,
-        rows=len(rows),
-        statement=_statement(certified, target_ratio, confidence_ratio, reference, len(rows)),
+    return tuple(
+        _dial(rows, ref, reference, target, confidence_ratio, best.get(target), (walk.ladder[0], first))
+        for target in target_ratios
     )
 
 
 _Row = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
+
+
+def _dial(
+    rows: Sequence[_Row],
+    ref: int,
+    reference: str,
+    target: float,
+    confidence: float,
+    found: tuple[float, list[int]] | None,
+    safest: tuple[float, list[int]],
+) -> QualityDial:
+    nu, chosen = found if found is not None else safest
+    kept = [quality[k] for (_, _, quality), k in zip(rows, chosen, strict=True)]
+    base = [quality[ref] for _, _, quality in rows]
+    base_cost = sum(cost[ref] for _, cost, _ in rows)
+    cost = sum(cost[k] for (_, cost, _), k in zip(rows, chosen, strict=True))
+    return QualityDial(
+        nu_usd=nu,
+        target_ratio=target,
+        confidence_ratio=confidence,
+        certified=found is not None,
+        kept_ratio=sum(kept) / sum(base) if sum(base) else 1.0,
+        kept_lower_ratio=_kept_lower(kept, base, 1.0 - confidence),
+        cost_ratio=cost / base_cost if base_cost else 0.0,
+        rows=len(rows),
+        statement=_statement(found is not None, target, confidence, reference, len(rows)),
+    )
 
 
 def _priced(row: CalibrationRow, columns: Sequence[int], prices: Sequence[TokenPrices]) -> _Row:
@@ -141,12 +177,55 @@ def _ladder(rows: Sequence[_Row]) -> list[float]:
     return [typical * 10.0 ** (5.0 - 6.0 * step / (NU_STEPS - 1)) for step in range(NU_STEPS)]
 
 
-def _choices(rows: Sequence[_Row], nu_usd: float) -> list[tuple[tuple[float, ...], int]]:
-    """(quality per tier, tier chosen) of every row."""
-    return [
-        (quality, min(range(len(p)), key=lambda t, p=p, cost=cost: (cost[t] - nu_usd * p[t], cost[t])))  # type: ignore[misc]
-        for p, cost, quality in rows
-    ]
+class _Walk:
+    """What every row chooses as nu falls. A row changes its mind at most once for each cheaper tier, so that a step of
+    the ladder touches only those that do."""
+
+    def __init__(self, rows: Sequence[_Row], ref: int) -> None:
+        self.ladder = _ladder(rows)
+        top = self.ladder[0]
+        self._rows = rows
+        self._ref = [quality[ref] for _, _, quality in rows]
+        self._chosen = [
+            min(range(len(p)), key=lambda t, p=p, cost=cost: (cost[t] - top * p[t], cost[t]))  # type: ignore[misc]
+            for p, cost, _ in rows
+        ]
+        self._kept = [quality[k] for (_, _, quality), k in zip(rows, self._chosen, strict=True)]
+        self._switches = sorted(
+            (switch for number, row in enumerate(rows) for switch in _switches(row, self._chosen[number], number)),
+            reverse=True,
+        )
+        self._at = 0
+
+    def descend(self, nu_usd: float) -> bool:
+        """Go down to `nu_usd`; whether any row chooses otherwise there."""
+        start = self._at
+        while self._at < len(self._switches) and self._switches[self._at][0] >= nu_usd:
+            _, _, number, tier = self._switches[self._at]
+            self._chosen[number] = tier
+            self._kept[number] = self._rows[number][2][tier]
+            self._at += 1
+        return self._at > start
+
+    def chosen(self) -> list[int]:
+        """The tier each row chooses, as a column."""
+        return list(self._chosen)
+
+    def margins(self, target: float) -> list[float]:
+        """By how much each row's quality exceeds `target` times that of the reference."""
+        return [kept - target * base for kept, base in zip(self._kept, self._ref, strict=True)]
+
+
+def _switches(row: _Row, chosen: int, number: int) -> list[tuple[float, int, int, int]]:
+    """(nu at and below which, order among equals, row, tier chosen from there on), nu falling."""
+    p, cost, _ = row
+    found: list[tuple[float, int, int, int]] = []
+    while True:
+        cheaper = [t for t in range(len(p)) if cost[t] < cost[chosen] and p[t] < p[chosen]]
+        if not cheaper:
+            return found
+        nu, _, chosen = max(((cost[chosen] - cost[t]) / (p[chosen] - p[t]), -cost[t], t) for t in cheaper)
+        found.append((nu, -len(found), number, chosen))
 
 
 def mean_is_positive(values: Sequence[float], *, low: float, high: float, delta: float) -> bool:
@@ -155,25 +234,26 @@ def mean_is_positive(values: Sequence[float], *, low: float, high: float, delta:
     Capital grows by 1 + bet * value; under a mean <= 0 it is a supermartingale, so it reaches 1/delta with
     probability at most delta (Ville). Bets use only the past.
     """
-    capital = total = 0.0
+    total, capital, wanted = 0.0, 1.0, 1.0 / delta
     squares = (high - low) ** 2 / 16.0
-    threshold = log(1.0 / delta)
+    growth = 2.0 * log(wanted) / len(values)
     cap = BET_CAP / -low
     for count, value in enumerate(values, start=1):
-        capital += log(1.0 + min(sqrt(2.0 * threshold * count / (squares * len(values))), cap) * value)
-        if capital >= threshold:
+        bet = sqrt(growth * count / squares)
+        capital *= 1.0 + (min(cap, bet)) * value
+        if capital >= wanted:
             return True
         squares += (value - total / count) ** 2
         total += value
     return False
 
 
-def _kept_lower(chosen: Sequence[tuple[tuple[float, ...], int]], ref: int, delta: float) -> float:
+def _kept_lower(kept: Sequence[float], base: Sequence[float], delta: float) -> float:
     """The highest share of the reference's quality that the same test would certify, to .005."""
     low, high = 0.0, 1.2
     while high - low > 0.005:
         middle = (low + high) / 2.0
-        margins = [q[k] - middle * q[ref] for q, k in chosen]
+        margins = [q - middle * ref for q, ref in zip(kept, base, strict=True)]
         if mean_is_positive(margins, low=-max(middle, 1e-6), high=1.0, delta=delta):
             low = middle
         else:

@@ -35,6 +35,7 @@ CALIBRATION = "calibration.json"
 STEMS = "stems.bin"
 HELD_OUT = "heldout.jsonl.gz"
 POINTER = "current.json"
+SHIPPED = "shipped"
 GOLDEN_TOLERANCE = 1e-9
 STEM_BYTES = 8
 
@@ -55,6 +56,14 @@ TRUSTED_TYPES = (
 
 class ModelRefused(ValueError):
     """A model folder that must not serve; the message says which file and why."""
+
+
+class ModelMissing(ModelRefused):
+    """There is no model where one should be."""
+
+
+class ModelTampered(ModelRefused):
+    """A file is not the one the manifest names, or does not score as the manifest says: damaged, or worse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +106,7 @@ def read_manifest(folder: Path) -> ModelManifest:
         raw["score_quantiles"] = {k: tuple(v) for k, v in raw["score_quantiles"].items()}
         return ModelManifest(**raw)
     except OSError as error:
-        raise ModelRefused(f"{folder.name}: no readable {MANIFEST}: not a model folder") from error
+        raise ModelMissing(f"{folder.name}: no readable {MANIFEST}: not a model folder") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         if isinstance(error, ModelRefused):
             raise
@@ -108,9 +117,9 @@ def _checked(folder: Path, manifest: ModelManifest, name: str) -> Path:
     path = folder / name
     wanted = manifest.files.get(name)
     if wanted is None or not path.is_file():
-        raise ModelRefused(f"{folder.name}: {name} is missing")
+        raise ModelMissing(f"{folder.name}: {name} is missing")
     if sha256_of(path) != wanted:
-        raise ModelRefused(
+        raise ModelTampered(
             f"{folder.name}: {name} is not the file the manifest names (sha256 differs): damaged or tampered with"
         )
     return path
@@ -129,7 +138,7 @@ def load_scorer(folder: Path, models: Mapping[str, str] | None = None) -> Traine
     except (ServingFormatError, ValueError, IndexError, TypeError) as error:
         raise ModelRefused(f"{folder.name}: {SERVING}: {error}") from error
     if scorer.version != manifest.version or scorer.model.feature_version != manifest.feature_version:
-        raise ModelRefused(
+        raise ModelTampered(
             f"{folder.name}: {SERVING} is of version {scorer.version}, the manifest of {manifest.version}"
         )
     check_golden(folder.name, scorer, manifest)
@@ -154,7 +163,7 @@ def check_golden(name: str, scorer: TrainedScorer, manifest: ModelManifest) -> N
     for number, (mine, written) in enumerate(zip(got, manifest.golden_scores, strict=True)):
         far = [t for t in mine if abs(mine[t] - written.get(t, 2.0)) > GOLDEN_TOLERANCE]
         if far:
-            raise ModelRefused(
+            raise ModelTampered(
                 f"{name}: golden input {number} no longer gives its score for {far[0]}: not the same model or code"
             )
 
@@ -222,6 +231,8 @@ class Registry:
 
     def folder(self, version: str) -> Path:
         """Where a version lives. Raises `ModelRefused` for a name that is no plain folder name."""
+        if version == SHIPPED:
+            return shipped_folder()
         if not version or version != Path(version).name or version.startswith("."):
             raise ModelRefused(f"{version!r} is not a version")
         return self.root / version
@@ -262,13 +273,14 @@ class Registry:
         """Put a model folder in force, wholly or for a share of the traffic. The gate is `gate.judge`."""
         version = self.add(folder)
         before = self.pointer()
-        if canary_share is not None and before is not None:
+        if canary_share is not None:
             if not 0.0 < canary_share < 1.0:
                 raise ValueError("a canary share lies between 0 and 1")
-            after = Pointer(**asdict(before) | {"canary_version": version, "canary_share": canary_share})
+            base = before if before is not None else Pointer(SHIPPED, (), now_utc.isoformat())
+            after = Pointer(**asdict(base) | {"canary_version": version, "canary_share": canary_share})
         else:
             older = () if before is None else (*before.history, before.version)
-            history = tuple(v for v in older if v != version)[-20:]
+            history = tuple(v for v in older if v not in (version, SHIPPED))[-20:]
             after = Pointer(version, history, now_utc.isoformat(), forced, reason)
         self._point(after)
         return after
@@ -280,7 +292,10 @@ class Registry:
             raise ModelRefused("nothing was ever promoted: the shipped model is in force")
         if before.canary_version is not None:
             after = Pointer(**asdict(before) | {"canary_version": None, "canary_share": 0.0})
-            self._point(after)
+            if after.version == SHIPPED:
+                (self.root / POINTER).unlink()
+            else:
+                self._point(after)
             return after
         for number in range(len(before.history) - 1, -1, -1):
             version = before.history[number]
@@ -292,7 +307,7 @@ class Registry:
                 self._point(after)
                 return after
         (self.root / POINTER).unlink()
-        return Pointer("shipped", (), now_utc.isoformat(), False, f"rollback from {before.version}")
+        return Pointer(SHIPPED, (), now_utc.isoformat(), False, f"rollback from {before.version}")
 
     def _point(self, pointer: Pointer) -> None:
         handle, name = tempfile.mkstemp(prefix=".pointer-", dir=self.root)

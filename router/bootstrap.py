@@ -32,6 +32,7 @@ from router.live_state import EngineRoom, LiveState
 from router.ports import Clock, Deps, Judgement, Provider, ScoredBy
 from router.prices import PriceBook, PriceUnknown
 from router.scorer_choice import ScorerChoice
+from router.scoring import ModelKeeper, tier_models
 from router.settings_types import QUALITY_TARGETS, ApiModel, Settings, TierSettings, Wire, to_nanousd
 from router.stores.periods import PeriodStore
 from router.stores.sql import SqlLedger
@@ -63,6 +64,7 @@ class Gateway:
     local: LocalTier | None
     hours: PeriodKeeper
     lengths: LengthTable
+    keeper: ModelKeeper
     beside: Beside | None = None
     draining: bool = False
     in_flight: InFlight = field(default_factory=InFlight)
@@ -75,6 +77,7 @@ class Gateway:
             await self.local.start()
         await self.ledger.start()
         self.hours.start()
+        self.keeper.start()
         await self._carry_over_budgets()
         known = learned.load(self.settings.server.data_dir)
         self.lengths.restore(known.get("output_lengths") or {})
@@ -125,6 +128,7 @@ class Gateway:
             await provider.close()
         if self.local is not None:
             await self.local.stop()
+        await self.keeper.stop()
         await self.hours.stop()
         await self.ledger.close()
 
@@ -207,7 +211,10 @@ class Gateway:
 
 
 def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
-    """Put a gateway together; touches no network and starts nothing. Raises ConfigError for a model without a price."""
+    """Put a gateway together; touches no network and starts nothing.
+
+    Raises ConfigError for a model without a price, ModelNotTrusted for a classifier whose files were changed.
+    """
     clock = clock or SystemClock()
     book = PriceBook.load(settings.price_overrides())
     refuse_unpriced(settings, book, clock.now_utc())
@@ -235,6 +242,12 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
         except PriceUnknown:
             return None
 
+    judged = ScorerChoice(
+        current=Judgement(prior.scorer, policies),
+        prior=prior,
+        max_score_s=settings.classifier.max_score_s,
+        on_trouble=lambda cause: telemetry.warn("classifier_unavailable", cause=cause),
+    )
     state = LiveState(
         clock=clock,
         candidates=candidates,
@@ -242,13 +255,21 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
         budgets=budgets,
         engines=engines,
         assets=assets,
-        judged=ScorerChoice(
-            current=Judgement(prior.scorer, policies),
-            prior=prior,
-            on_trouble=lambda cause: telemetry.warn("classifier_unavailable", cause=cause),
-        ),
+        judged=judged,
         exploration=exploration if settings.policy.exploration_ratio > 0.0 else None,
     )
+    keeper = ModelKeeper(
+        settings.classifier,
+        models=tier_models(settings.tiers),
+        candidates=candidates,
+        policies=policies,
+        judged=judged,
+        prices=state.prices_now,
+        assets=assets,
+        clock=clock,
+        on_warning=telemetry.warn,
+    )
+    keeper.load()
     ledger = SqlLedger(settings.server.database_url, settings.server.data_dir, clock=clock, on_warning=telemetry.warn)
     tokens = TiktokenCounter()
     lengths = LengthTable()
@@ -282,7 +303,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
     beside = _beside(settings, deps, ledger, telemetry)
     deps = replace(deps, learner=beside)
     gateway = Gateway(
-        settings, clock, deps, state, ledger, budgets, telemetry, tokens, book, local, hours, lengths, beside
+        settings, clock, deps, state, ledger, budgets, telemetry, tokens, book, local, hours, lengths, keeper, beside
     )
     telemetry.watch(
         in_flight=lambda: gateway.in_flight.count,

@@ -178,6 +178,13 @@ class LiveState:
         """Rows in force by candidate name."""
         return self._prices
 
+    def prices_now(self) -> Mapping[str, PriceRow]:
+        """The same, looked up again where their time is over: another object then."""
+        now_utc = self._clock.now_utc()
+        if self._prices_valid_until is not None and now_utc >= self._prices_valid_until:
+            self._refresh_prices(now_utc)
+        return self._prices
+
     def _refresh_prices(self, now_utc: datetime) -> None:
         """Look all rows up again and name the new world; the old one stays in the records that used it."""
         rows = {c.name: self._price_row(c, now_utc) for c in self._candidates if c.tier is not Tier.LOCAL}

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from router.errors import ConfigError
-from router.settings_build import API_KEY_ENV, build_learning, build_policy, build_server
+from router.settings_build import API_KEY_ENV, build_classifier, build_learning, build_policy, build_server
 from router.settings_checks import Secrets, did_you_mean
 from router.settings_schema import ConfigFile, Section
 from router.settings_tiers import build_tiers
@@ -26,11 +26,13 @@ from router.settings_types import (
     ApiModel,
     AuthKey,
     AuthSettings,
+    ClassifierSettings,
     Engine,
     Hardware,
     LaunchSettings,
     LearningSettings,
     LocalSettings,
+    ModelChoice,
     PolicySettings,
     PriceOverride,
     RentedHardware,
@@ -57,11 +59,13 @@ __all__ = [
     "ApiModel",
     "AuthKey",
     "AuthSettings",
+    "ClassifierSettings",
     "Engine",
     "Hardware",
     "LaunchSettings",
     "LearningSettings",
     "LocalSettings",
+    "ModelChoice",
     "PolicySettings",
     "PriceOverride",
     "RentedHardware",
@@ -152,6 +156,7 @@ def parse_settings(
         tiers=tiers,
         policy=policy,
         learning=learning,
+        classifier=build_classifier(file.classifier, server.data_dir),
         not_acted_on=tuple(show_path(path) for path in NOT_ACTED_ON if _asks_for(file, path)),
         ignored_env=tuple(tree.ignored_env),
         places={model.path: _place(tree, model.path) for _, model in tiers.api_models()},

@@ -10,13 +10,15 @@ from urllib.parse import urlsplit
 
 from router.core.judgements import OVERHEAD_TENANT_PREFIX
 from router.settings_checks import Note, Secrets, is_loopback, mask_password
-from router.settings_schema import LearningFile, PolicyFile, ServerFile
+from router.settings_schema import ClassifierFile, LearningFile, PolicyFile, ServerFile
 from router.settings_types import (
     QUALITY_TARGETS,
     AuthKey,
     AuthSettings,
+    ClassifierSettings,
     Engine,
     LearningSettings,
+    ModelChoice,
     PolicySettings,
     ServerSettings,
     TierSettings,
@@ -145,4 +147,17 @@ def build_learning(file: LearningFile, tiers: TierSettings, note: Note) -> Learn
         judge_budget_usd_per_day=file.judge.budget_usd_per_day,
         exact_checks=file.exact_checks,
         exclude_tenants=file.exclude_tenants,
+    )
+
+
+def build_classifier(file: ClassifierFile, data_dir: FilePath) -> ClassifierSettings:
+    """The `classifier` section: a word, or the folder of a model (`./auto` for one of that name)."""
+    words = {choice.value: choice for choice in ModelChoice if choice is not ModelChoice.FOLDER}
+    choice = words.get(file.model, ModelChoice.FOLDER)
+    return ClassifierSettings(
+        model=choice,
+        folder=FilePath(file.model) if choice is ModelChoice.FOLDER else None,
+        registry_dir=FilePath(file.registry_dir) if file.registry_dir is not None else data_dir / "models",
+        confidence_ratio=file.confidence_ratio,
+        max_score_s=file.max_score_s,
     )

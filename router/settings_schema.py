@@ -406,6 +406,32 @@ class LearningFile(Section):
     )
 
 
+class ClassifierFile(Section):
+    """What says how likely each tier's answer is adequate."""
+
+    model: Text = Field(
+        "auto",
+        description=(
+            "auto: the promoted model, else the shipped one; shipped: that one whatever was promoted; heuristic: "
+            "length and a few patterns, uncalibrated; else the folder of a trained model"
+        ),
+    )
+    registry_dir: Text | None = Field(
+        None,
+        description="folder of promoted models, which serve watches and promote writes to; default models in data_dir",
+    )
+    confidence_ratio: Annotated[float, _Number, Field(ge=0.5, lt=1)] = Field(
+        0.9, description="how sure to be that a quality target is kept on requests like those of the model's sample"
+    )
+    max_score_s: Seconds = Field(
+        0.05,
+        description=(
+            "seconds a score may take; a model that takes longer several times in a row is left out for a while, and "
+            "the heuristic scores"
+        ),
+    )
+
+
 class ConfigFile(Section):
     """The whole file."""
 
@@ -414,3 +440,6 @@ class ConfigFile(Section):
     tiers: TiersFile = Field(TiersFile(), description="where answers come from")
     policy: PolicyFile = Field(PolicyFile(), description="how the choice is made")
     learning: LearningFile = Field(LearningFile(), description="how the gateway finds out how good answers are")
+    classifier: ClassifierFile = Field(
+        ClassifierFile(), description="what says how likely each tier's answer is adequate"
+    )

@@ -262,6 +262,26 @@ class PolicySettings:
         )
 
 
+class ModelChoice(StrEnum):
+    """Which model scores."""
+
+    AUTO = "auto"
+    SHIPPED = "shipped"
+    HEURISTIC = "heuristic"
+    FOLDER = "folder"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifierSettings:
+    """What scores. `folder` is set with FOLDER; `registry_dir` is where promoted models are, whatever scores."""
+
+    model: ModelChoice
+    folder: Path | None
+    registry_dir: Path
+    confidence_ratio: float
+    max_score_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class LearningSettings:
     """How answers are judged besides feedback, money in USD. `judge_model` is the name of a candidate."""
@@ -295,6 +315,7 @@ class Settings:
     timeouts: TimeoutSettings
     tiers: TierSettings
     policy: PolicySettings
+    classifier: ClassifierSettings
     learning: LearningSettings = LearningSettings()
     not_acted_on: tuple[str, ...] = ()
     ignored_env: tuple[str, ...] = ()

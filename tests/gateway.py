@@ -129,4 +129,6 @@ def three_tiers(tmp_path: Path, *, local: str | None, cheap: str, big: str, **po
         "timeouts": {"connect_s": 1, "first_byte_s": 0.5, "idle_s": 0.5, "total_s": 10},
         "tiers": tiers,
         "policy": policy,
+        # Where a prompt goes is what most tests rest on: rules that a reader can check, not weights that may change.
+        "classifier": {"model": "heuristic"},
     }

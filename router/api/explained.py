@@ -31,6 +31,11 @@ def explained(seen: Described, decision: Decision) -> dict[str, Any]:
             "p_adequate": dict(score.p_adequate),
             "calibrated": score.calibrated,
         },
+        "quality": {
+            "target_ratio": seen.cfg.quality_target_ratio,
+            "floor_ratio": seen.facts.quality_floor_ratio or seen.cfg.quality_floor_ratio,
+            "nu_usd": seen.cfg.nu_usd,
+        },
         "tokens": {
             "input": estimate.input_tokens,
             "input_estimated": estimate.input_estimated,

@@ -1,7 +1,7 @@
 """The learner's functions on the command line: from the books to labels, a model, its report, its promotion and back.
 
-Models that were promoted are kept in `models` under the gateway's data folder. Exit codes are those of every command:
-1 where the labels or the model are at fault, 2 for wrong use.
+Models that were promoted are kept in `classifier.registry_dir`, where a running gateway sees them. Exit codes are those
+of every command: 1 where the labels or the model are at fault, 2 for wrong use.
 """
 
 from __future__ import annotations
@@ -85,19 +85,27 @@ def promote(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Compare on these rows; default those held out in training."),
     ] = None,
+    canary: Annotated[
+        float | None,
+        typer.Option(help="Only for this share of the sessions (more than 0, less than 1); `rollback` ends it."),
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Make a model the current one if it is better than that on rows neither has seen."""
     from classifier import cli
 
+    if canary is not None and not 0.0 < canary < 1.0:
+        raise typer.BadParameter(f"{canary:g} is no share; write --canary 0.05 for one session in twenty")
     root = _registry_root(config)
     with _exit_codes():
-        told = cli.promote(folder, registry_root=root, now_utc=datetime.now(UTC), labels=labels, force=force)
+        told = cli.promote(
+            folder, registry_root=root, now_utc=datetime.now(UTC), labels=labels, force=force, canary_share=canary
+        )
     write_json(told)
 
 
 def rollback(config: ConfigOption = None) -> None:
-    """Return to the model before the current one."""
+    """Return to the model before the current one, or end a canary."""
     from classifier import cli
 
     root = _registry_root(config)
@@ -154,7 +162,7 @@ def calibrate_threshold(
 def _registry_root(config: Path | None) -> Path:
     from router.settings import load_settings
 
-    return load_settings(config).server.data_dir / "models"
+    return load_settings(config).classifier.registry_dir
 
 
 @contextmanager
