@@ -21,12 +21,16 @@ MIN_LABELS = 200
 
 @dataclass(frozen=True, slots=True)
 class DriftReport:
-    """Readings (`None` where there is too little to say) and what is alarming about them."""
+    """Readings (`None` where there is too little to say) and what is alarming about them.
+
+    `signs` names each of `alarms`, in their order: scores, calibration, novelty.
+    """
 
     psi: float | None
     ece: float | None
     novelty_ratio: float | None
     alarms: tuple[str, ...]
+    signs: tuple[str, ...] = ()
 
     @property
     def retrain(self) -> bool:
@@ -71,16 +75,18 @@ def drift(
     psi = stability_index(training_quantiles, scores) if enough and training_quantiles else None
     mean_novelty = sum(novelty) / len(novelty) if enough and novelty else None
     ece = calibration_error(labelled) if len(labelled) >= MIN_LABELS else None
-    alarms = []
+    alarms = {}
     if psi is not None and psi > PSI_ALARM:
-        alarms.append(f"scores have shifted (stability index {psi:.2f} > {PSI_ALARM}); retrain on recent labels")
+        alarms["scores"] = f"scores have shifted (stability index {psi:.2f} > {PSI_ALARM}); retrain on recent labels"
     if ece is not None and ece > ECE_ALARM:
-        alarms.append(f"probabilities are off by {ece:.2f} on fresh labels (> {ECE_ALARM}); retrain on recent labels")
+        alarms["calibration"] = (
+            f"probabilities are off by {ece:.2f} on fresh labels (> {ECE_ALARM}); retrain on recent labels"
+        )
     if mean_novelty is not None and mean_novelty > NOVELTY_ALARM:
-        alarms.append(
+        alarms["novelty"] = (
             f"requests are unlike the training data (novelty {mean_novelty:.2f} > {NOVELTY_ALARM}); label, retrain"
         )
-    return DriftReport(psi, ece, mean_novelty, tuple(alarms))
+    return DriftReport(psi, ece, mean_novelty, tuple(alarms.values()), tuple(alarms))
 
 
 def premium_jump(*, usual_share: float, recent_premium: int, recent: int) -> bool:

@@ -15,6 +15,7 @@ from router import learned
 from router.api.auth import DEFAULT_TENANT, Authenticator
 from router.api.face import Face, InFlight
 from router.api.idempotency import IdempotencyStore
+from router.classifier_series import watch_classifier
 from router.clock import SystemClock
 from router.closing import KeptAsset, PeriodKeeper
 from router.core.budgets import BudgetBook, Period, window_at
@@ -31,10 +32,12 @@ from router.listed_prices import listed_context_window_tokens
 from router.live_state import EngineRoom, LiveState
 from router.ports import Clock, Deps, Judgement, Provider, ScoredBy
 from router.prices import PriceBook, PriceUnknown
+from router.score_watch import WINDOW
 from router.scorer_choice import ScorerChoice
 from router.scoring import ModelKeeper, tier_models
 from router.settings_types import QUALITY_TARGETS, ApiModel, Settings, TierSettings, Wire, to_nanousd
 from router.stores.periods import PeriodStore
+from router.stores.scores import judged_scores
 from router.stores.sql import SqlLedger
 from router.telemetry import PrometheusTelemetry
 from router.tokens import TiktokenCounter
@@ -82,6 +85,7 @@ class Gateway:
         known = learned.load(self.settings.server.data_dir)
         self.lengths.restore(known.get("output_lengths") or {})
         self.state.restore_input_ratios(known.get("input_tokens") or {})
+        self.state.watch.restore_usual(known.get("premium_share"))
         await loading
         self._saving = asyncio.create_task(self._save_now_and_then())
 
@@ -91,7 +95,11 @@ class Gateway:
             await asyncio.to_thread(self._save)
 
     def _save(self) -> None:
-        known = {"output_lengths": self.lengths.to_dict(), "input_tokens": self.state.input_ratio_sums()}
+        known = {
+            "output_lengths": self.lengths.to_dict(),
+            "input_tokens": self.state.input_ratio_sums(),
+            "premium_share": self.state.watch.usual(),
+        }
         learned.save(self.settings.server.data_dir, known)
 
     async def _carry_over_budgets(self) -> None:
@@ -268,8 +276,11 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
         assets=assets,
         clock=clock,
         on_warning=telemetry.warn,
+        watch=state.watch,
+        labelled=lambda version: judged_scores(ledger.read_engine, version, most=WINDOW),
     )
     keeper.load()
+    watch_classifier(telemetry, keeper, judged, state.watch)
     ledger = SqlLedger(settings.server.database_url, settings.server.data_dir, clock=clock, on_warning=telemetry.warn)
     tokens = TiktokenCounter()
     lengths = LengthTable()

@@ -42,6 +42,7 @@ from router.core.exploration import ExplorationBudget, extra_nanousd
 from router.core.health import after, begin_probe
 from router.core.replay import world_bytes, world_hash
 from router.ports import Clock, Judgement, LocalTicket
+from router.score_watch import ScoreWatch
 from router.scorer_choice import ScorerChoice
 
 _RATIO_DECAY = 0.98
@@ -145,6 +146,7 @@ class LiveState:
         assets: Mapping[str, AssetRate],
         judged: ScorerChoice,
         exploration: ExplorationBudget | None = None,
+        watch: ScoreWatch | None = None,
     ) -> None:
         self._clock = clock
         self._exploration = exploration
@@ -155,6 +157,7 @@ class LiveState:
         self._sleepy = tuple(name for name, room in engines.items() if room.wake is not None)
         self._assets = assets
         self.judged = judged
+        self.watch = watch if watch is not None else ScoreWatch()
         self._health: Mapping[str, ProviderHealth] = {}
         self._ratios: Mapping[str, float] = {}
         self._ratio_sums: dict[str, tuple[float, float]] = {}
@@ -260,7 +263,9 @@ class LiveState:
             wake()
 
     def note_decision(self, decision: Decision) -> None:
-        """Remember what a GPU-second is worth to it, for the congestion price, and what exploring costs."""
+        """Remember score, tier, what a GPU-second is worth to it (for the congestion price), what exploring costs."""
+        if decision.score is not None:
+            self.watch.note(decision, self.judged.scored_by(decision.score.model_version))
         if self._exploration is not None and decision.reason is Reason.EXPLORE:
             self._exploration.note(extra_nanousd(decision), self._clock.now_utc())
         changed = [window.note(decision) for window in self._densities.values()]

@@ -13,7 +13,7 @@ from hashlib import blake2b
 
 from router.core.datamodels import CircuitState, Outcome, ProviderHealth
 from router.core.health import after, begin_probe, is_open
-from router.ports import Judgement
+from router.ports import Judgement, ScoredBy
 
 MAX_SCORE_S = 0.05
 _HEALTHY = ProviderHealth()
@@ -47,6 +47,18 @@ class ScorerChoice:
         """Put others in force, whole. What was held against the old ones is forgotten."""
         self.current, self.canary, self.canary_share = current, canary, canary_share
         self._current_health = self._canary_health = _HEALTHY
+
+    def left_out(self) -> float:
+        """1 while the model in force is in trouble, for people."""
+        return float(self._current_health.state is not CircuitState.CLOSED)
+
+    def scored_by(self, model_version: str) -> ScoredBy:
+        """Who `model_version` is now; the prior's and any that is in force no longer count as the prior."""
+        if model_version == self.current.scorer.version:
+            return self.current.scored_by
+        if self.canary is not None and model_version == self.canary.scorer.version:
+            return ScoredBy.CANARY
+        return ScoredBy.PRIOR
 
     def of(self, key: str, now_s: float) -> Judgement:
         """How to judge the request that `key` names."""

@@ -29,10 +29,13 @@ from router.core.datamodels import AssetRate, Candidate, Flag, PolicyConfig, Pri
 from router.core.quality_dials import marginal_prices, set_dials
 from router.errors import RouterError
 from router.ports import Clock, Judgement, ScoredBy, Scorer
+from router.score_watch import Alarms, ScoreWatch
 from router.scorer_choice import ScorerChoice
 from router.settings_types import ClassifierSettings, ModelChoice, TierSettings
 
 LOOK_EVERY_S = 1.0
+DRIFT_EVERY_S = 30.0
+LABELS_EVERY_S = 300.0
 Stamp = tuple[int, int] | None
 
 
@@ -132,7 +135,8 @@ class Prices(Protocol):
 class ModelKeeper:
     """Puts the model in force into `judged` and keeps it up to date with the registry and the prices.
 
-    `load` once before serving, then `start`. `on_warning(event, **labels)` hears of what was refused.
+    `load` once before serving, then `start`. `on_warning(event, **labels)` hears of what was refused, and of drift,
+    which is looked for beside the requests; `labelled(version)` reads (p, quality) of answers that users judged.
     """
 
     def __init__(
@@ -147,6 +151,8 @@ class ModelKeeper:
         assets: Mapping[str, AssetRate],
         clock: Clock,
         on_warning: Callable[..., None],
+        watch: ScoreWatch | None = None,
+        labelled: Callable[[str], Sequence[tuple[float, float]]] = lambda _: (),
     ) -> None:
         self._settings = settings
         self._models = models
@@ -157,6 +163,9 @@ class ModelKeeper:
         self._assets = assets
         self._clock = clock
         self._warn = on_warning
+        self._watch = watch if watch is not None else ScoreWatch()
+        self._labelled = labelled
+        self.alarms = Alarms(self._watch, on_warning)
         self._registry = Registry(settings.registry_dir)
         self._stamp: Stamp = None
         self._rows: Mapping[str, PriceRow] = {}
@@ -203,12 +212,30 @@ class ModelKeeper:
                 await self._task
 
     async def _keep(self) -> None:
+        drift_at_s = labels_at_s = self._clock.now_s()
         while True:
             await self._clock.sleep(LOOK_EVERY_S)
             try:
                 await self.refresh()
             except Exception as error:  # noqa: BLE001 - whatever is on disk, what serves goes on serving
                 self._warn("classifier_reload_refused", reason=f"{type(error).__name__}: {error}")
+            self.alarms.look_at_share()
+            now_s = self._clock.now_s()
+            if now_s >= labels_at_s:
+                labels_at_s = now_s + LABELS_EVERY_S
+                await self._read_labels()
+            if now_s >= drift_at_s:
+                drift_at_s = now_s + DRIFT_EVERY_S
+                self.alarms.look_at_drift()
+
+    async def _read_labels(self) -> None:
+        version = self.in_force.model.scorer.version
+        try:
+            labelled = await asyncio.to_thread(self._labelled, version)
+        except Exception:  # noqa: BLE001 - a database that is away costs us one reading
+            return
+        if version == self.in_force.model.scorer.version:
+            self._watch.labelled = labelled
 
     async def refresh(self) -> None:
         """Take up what was promoted or rolled back, and prices that have changed; nothing where nothing has."""
@@ -291,7 +318,10 @@ class ModelKeeper:
         return replace(found, dials=dials), current, canary
 
     def _put(self, priced: tuple[InForce, Judgement, Judgement | None]) -> None:
+        before = self.in_force.model
         self.in_force, current, canary = priced
+        if self.in_force.model is not before:
+            self._watch.restart(self.in_force.model.quantiles)
         self._judged.swap(current, canary, self.in_force.canary_share)
         for dial in {dial.target_ratio: dial for dial in self.in_force.dials.values()}.values():
             if not dial.certified:

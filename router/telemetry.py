@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from router import __version__
@@ -210,6 +210,18 @@ class PrometheusTelemetry:
 
         self.registry.register(_LiveGauge(name, text, (label,), bounded, self._failures))
 
+    def table(
+        self,
+        name: str,
+        text: str,
+        labels: tuple[str, ...],
+        read: Callable[[], Mapping[tuple[str, ...], float]],
+        *,
+        counter: bool = False,
+    ) -> None:
+        """A gauge (or counter) with several labels, read when `/metrics` is; the reader bounds the number of series."""
+        self.registry.register(_LiveGauge(name, text, labels, read, self._failures, counter=counter))
+
     def states(self, name: str, text: str, states: tuple[str, ...], read: Callable[[], str]) -> None:
         """One series for each of `states` (and `other`), 1 for the current one and 0 for the rest."""
 
@@ -315,15 +327,18 @@ class _LiveGauge:
         labels: tuple[str, ...],
         read: Callable[[], Mapping[tuple[str, ...], float | None]],
         failures: Counter,
+        *,
+        counter: bool = False,
     ) -> None:
+        self._family = CounterMetricFamily if counter else GaugeMetricFamily
         self._failures = failures
         self._name = name
         self._text = text
         self._labels = labels
         self._read = read
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        family = GaugeMetricFamily(self._name, self._text, labels=self._labels)
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        family = self._family(self._name, self._text, labels=self._labels)
         try:
             values = self._read()
         except Exception:  # noqa: BLE001 - one reading must not cost us the page with all the others
