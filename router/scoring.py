@@ -101,11 +101,10 @@ class PriorForTheRest:
 
 def tier_models(tiers: TierSettings) -> dict[str, str]:
     """The model behind each tier, where there is exactly one: whose labels the classifier should go by."""
-    found = {"local": tiers.local.model} if tiers.local.engine.value != "none" else {}
-    for name, models in (("cheap", tiers.cheap), ("premium", tiers.premium)):
-        if len(models) == 1:
-            found[name] = models[0].model
-    return found
+    behind: dict[str, set[str]] = {"local": {engine.model for engine in tiers.engines}}
+    for tier, model in tiers.api_models():
+        behind.setdefault(tier.value, set()).add(model.model)
+    return {tier: next(iter(models)) for tier, models in behind.items() if len(models) == 1}
 
 
 def load_model(folder: Path, source: Source, models: Mapping[str, str], tiers: Sequence[str]) -> LoadedModel:

@@ -61,8 +61,7 @@ def test_a_key_that_leaves_in_the_clear_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_keys_that_do_nothing_are_named(tmp_path: Path) -> None:
-    checks = found(tmp_path, API + "policy: {exploration_ratio: 0.2}", environ={**KEYS, "ROUTER_PORT": "tcp://x:1"})
-    assert checks["config policy.exploration_ratio"].state is State.WARN
+    checks = found(tmp_path, environ={**KEYS, "ROUTER_PORT": "tcp://x:1"})
     assert checks["environment ROUTER_PORT"].state is State.WARN
 
 
