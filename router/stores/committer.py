@@ -13,7 +13,8 @@ from router.stores.database import Store
 from router.stores.engines import describe
 from router.stores.entries import Callers, Entry, WriterConfig
 from router.stores.events import Event, FeedbackGiven
-from router.stores.spool import Spool, read
+from router.stores.lines import read
+from router.stores.spool import Spool
 from router.stores.spooler import Spooler
 
 _STOP = object()
@@ -134,6 +135,7 @@ class Committer:
         try:
             self._replay_spool()
             self._book([e.event for e in held if e.event is not None])
+            self._callers.durable(held)
             held = []
             if not self._born:
                 # After the spool: what it tells of is not lost.
@@ -255,7 +257,7 @@ class Committer:
         if rejected:
             names = {id(event) for event in rejected}
             self._callers.refuse(e for e in batch if id(e.event) in names)
-        self._callers.done(e for e in batch if not e.refused)
+        self._callers.durable([e for e in batch if not e.refused])
 
     def _outage(self, error: Exception) -> None:
         """The database does not take it: everything here goes to the spool, and we try to reach it again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from router.errors import Unavailable
@@ -14,19 +14,21 @@ from router.stores.events import Event
 class WriterConfig:
     """Bounds in time and space.
 
-    `stall_s`: how long a reservation waits for the database before it is spooled. `give_up_s`: how long before it is
-    refused when nothing answers at all. `linger_s`: how long a settlement may wait for company. `retry_s` doubles up
-    to `max_retry_s` between tries to reach the database.
+    `stall_s`: how long an event waits for the database before it is spooled; longer than a starved machine lets its
+    threads wait, since nobody waits but those whom the journal has not served. `give_up_s`: how long before it is
+    refused when nothing answers at all. `linger_s`: how long events may wait for company. `retry_s` doubles up to
+    `max_retry_s` between tries to reach the database.
     """
 
-    stall_s: float = 0.25
+    stall_s: float = 1.0
     give_up_s: float = 5.0
-    linger_s: float = 0.02
+    linger_s: float = 0.05
     retry_s: float = 0.25
     max_retry_s: float = 2.0
     max_batch_events: int = 512
     max_queued_events: int = 10_000
     max_spool_bytes: int = 256 * 2**20
+    max_journal_bytes: int = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +49,20 @@ class Entry:
     """An event on its way; without an event it is a mark that travels along.
 
     `spends` says that money hangs on its being durable. `refused` says that its caller has been told no: nobody needs
-    to write it any more. `handed` says that the spooler has been given it.
+    to write it any more. `handed` says that the spooler has been given it. `segment` is the file of the journal that
+    holds it already.
     """
 
-    __slots__ = ("at_s", "event", "future", "handed", "known", "refused", "spends")
+    __slots__ = ("at_s", "event", "future", "handed", "known", "refused", "segment", "spends")
 
     def __init__(
-        self, event: Event | None, future: asyncio.Future[bool] | None, at_s: float, *, spends: bool = False
+        self,
+        event: Event | None,
+        future: asyncio.Future[bool] | None,
+        at_s: float,
+        *,
+        spends: bool = False,
+        segment: object = None,
     ) -> None:
         self.event = event
         self.future = future
@@ -62,17 +71,24 @@ class Entry:
         self.known = True
         self.handed = False
         self.refused = False
+        self.segment = segment
 
 
 class Callers:
     """Those who wait. Told from any thread, in one hop to the loop for a whole batch."""
 
-    def __init__(self, warn: Callable[[str, dict[str, str]], None]) -> None:
+    def __init__(self, warn: Callable[[str, dict[str, str]], None], release: Callable[[Sequence[Entry]], None]) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
         self._warn = warn
+        self._release = release
+
+    def durable(self, entries: Sequence[Entry]) -> None:
+        """Their events are in the database, or in the spool: the journal need not keep them, nobody need wait."""
+        self._release(entries)
+        self.done(entries)
 
     def done(self, entries: Iterable[Entry]) -> None:
-        """Their events are durable."""
+        """They need not wait any longer."""
         waiting = [e for e in entries if e.future is not None]
         if waiting:
             self._call(_resolve, waiting)

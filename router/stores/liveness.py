@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import shutil
+import threading
 from hashlib import blake2b
 from pathlib import Path
 
@@ -44,6 +47,49 @@ class FileLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+class LifeFolder:
+    """Where one life of a gateway keeps what must outlive it: `ROOT/INSTANCE/`, locked while it lives.
+
+    Made when it is first needed. A folder whose lock is free belongs to a dead gateway.
+    """
+
+    LOCK = "lock"
+
+    def __init__(self, root: Path, instance: str) -> None:
+        self.root = root
+        self.path = root / instance
+        self._alive: FileLock | None = None
+        self._mutex = threading.Lock()
+
+    @property
+    def made(self) -> bool:
+        """Is it there?"""
+        return self._alive is not None
+
+    def ready(self) -> Path:
+        """The folder, made and locked before anybody can see it under its name. Raises OSError. Any thread."""
+        with self._mutex:
+            if self._alive is None:
+                self.root.mkdir(parents=True, exist_ok=True)
+                hidden = self.root / f".{self.path.name}"
+                hidden.mkdir(exist_ok=True)
+                lock = FileLock(hidden / self.LOCK)
+                if not lock.acquire():
+                    raise OSError(f"{hidden} is locked by another process")
+                hidden.rename(self.path)
+                self._alive = lock
+            return self.path
+
+    def release(self) -> None:
+        """Let it go; away with it if it tells of nothing."""
+        with self._mutex, contextlib.suppress(OSError):
+            if self._alive is not None:
+                if not any(self.path.glob("*.jsonl")):
+                    shutil.rmtree(self.path, ignore_errors=True)
+                self._alive.release()
+                self._alive = None
 
 
 def advisory_key(instance: str) -> int:

@@ -155,6 +155,9 @@ def batch_of(events: Sequence[Event], worlds: Worlds) -> Batch:
                 batch.feedback.append(event)
             case Judged(answer=answer):
                 batch.judgements.append(_judgement_row(answer))
+    if batch.settled:
+        # Begun and ended in one batch: it was never open for anybody. The delete stays, it may have been told before.
+        batch.opened = [row for row in batch.opened if row[0] not in batch.settled]
     return batch
 
 

@@ -1,8 +1,8 @@
 """Where events go while the database is away: files of checked lines, replayed when it is back.
 
 One folder per life of a gateway, `data_dir/ledger-spool/INSTANCE/`, locked while it lives. A folder whose lock is free
-belongs to a dead gateway and is adopted by the next one that starts. A line is `CRC32 JSON`: a torn or damaged one is
-told apart from a good one and set aside; the others stay readable.
+belongs to a dead gateway and is adopted by the next one that starts, with the journal that lies in it. A line that is
+torn or damaged is set aside; the others stay readable.
 """
 
 from __future__ import annotations
@@ -14,51 +14,29 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from zlib import crc32
-
-import msgspec
 
 from router.stores.events import Event, Settled, WorldSeen
-from router.stores.liveness import FileLock
+from router.stores.lines import to_line
+from router.stores.liveness import FileLock, LifeFolder
 from router.stores.rows import Worlds
 
 FOLDER = "ledger-spool"
-_LOCK = "lock"
 _REJECTED = "rejected.jsonl"
-_encode = msgspec.json.Encoder(decimal_format="string").encode
-_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
 class SpoolFull(OSError):
     """The spool has reached the size it may have."""
 
 
-def to_line(event: Event) -> bytes:
-    """One event as a checked line."""
-    body = _encode(event)
-    return b"%08x %s\n" % (crc32(body), body)
-
-
-def from_line(line: bytes) -> Event | None:
-    """The event of a line, `None` when the line is torn, damaged or not ours."""
-    head, _, body = line.rstrip(b"\n").partition(b" ")
-    try:
-        if not line.endswith(b"\n") or int(head, 16) != crc32(body):
-            return None
-        return _decoder.decode(body)
-    except ValueError:  # msgspec's errors are ValueErrors too
-        return None
-
-
 class Spool:
     """The files of one gateway. `append` may be called from one thread and the rest from another."""
 
-    def __init__(self, data_dir: Path, instance: str, *, max_bytes: int) -> None:
-        self._root = data_dir / FOLDER
-        self._folder = self._root / instance
+    def __init__(self, folder: LifeFolder, *, max_bytes: int) -> None:
+        self._root = folder.root
+        self._life = folder
+        self._folder = folder.path
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._alive: FileLock | None = None
         self._adopted: list[tuple[Path, FileLock]] = []
         self._descriptor: int | None = None
         self._active: Path | None = None
@@ -120,26 +98,13 @@ class Spool:
 
     def _open(self) -> int:
         if self._descriptor is None:
-            self._prepare()
+            self._life.ready()
             self._segment += 1
             self._active = self._folder / f"{self._segment:06d}.jsonl"
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
             self._descriptor = os.open(self._active, flags, 0o600)
             self._active_bytes = self._active_events = 0
         return self._descriptor
-
-    def _prepare(self) -> None:
-        """Make our folder, locked before anybody can see it under its name."""
-        if self._alive is not None:
-            return
-        self._root.mkdir(parents=True, exist_ok=True)
-        hidden = self._root / f".{self._folder.name}"
-        hidden.mkdir(exist_ok=True)
-        lock = FileLock(hidden / _LOCK)
-        if not lock.acquire():
-            raise OSError(f"{hidden} is locked by another process")
-        hidden.rename(self._folder)
-        self._alive = lock
 
     def _close(self) -> None:
         if self._descriptor is not None:
@@ -159,7 +124,7 @@ class Spool:
         for folder in sorted(self._root.iterdir()):
             if not folder.is_dir() or folder == self._folder or folder in [f for f, _ in self._adopted]:
                 continue
-            lock = FileLock(folder / _LOCK)
+            lock = FileLock(folder / LifeFolder.LOCK)
             if lock.acquire():
                 self._adopted.append((folder, lock))
                 count += 1
@@ -175,9 +140,9 @@ class Spool:
         with self._lock:
             # Listed under the lock: a file begun meanwhile would be replayed, and removed, while it is written to.
             self._close()
-            mine = [self._folder] if self._alive is not None else []
-            folders = [folder for folder, _ in self._adopted] + mine
-            paths = [path for folder in folders for path in sorted(folder.glob("[0-9]*.jsonl"))]
+            # Of the dead the journal as well; ours tells of nothing that is not in memory.
+            theirs = [path for folder, _ in self._adopted for path in sorted(folder.glob("*.jsonl"))]
+            paths = theirs + (sorted(self._folder.glob("[0-9]*.jsonl")) if self._life.made else [])
             # A file that somebody has taken away is not waited for.
             self._written = {path: self._written[path] for path in paths if path in self._written}
             self.events = sum(self._written.values())
@@ -215,18 +180,7 @@ class Spool:
         """Let go of the files; an empty folder goes away."""
         with self._lock:
             self._close()
-            if self._alive is not None:
-                if not any(self._folder.glob("[0-9]*.jsonl")):
-                    shutil.rmtree(self._folder, ignore_errors=True)
-                self._alive.release()
-                self._alive = None
+            self._life.release()
             for _, lock in self._adopted:
                 lock.release()
             self._adopted.clear()
-
-
-def read(path: Path) -> Iterator[tuple[bytes, Event | None]]:
-    """The lines of a file with their events, `None` for those that are torn or damaged."""
-    with path.open("rb") as file:
-        for line in file:
-            yield line, from_line(line)

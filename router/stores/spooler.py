@@ -135,6 +135,7 @@ class Spooler:
                 return
             self._refusing = False
             self._appended()
+        self._callers.durable(entries)
         self._callers.done(batch)
 
     def _write_singly(self, entries: list[Entry]) -> None:
@@ -143,7 +144,7 @@ class Spooler:
             try:
                 if entry.event is not None:
                     self._spool.append([entry.event])
-                self._callers.done([entry])
+                self._callers.durable([entry])
             except UnicodeEncodeError:
                 self.dropped += 1
                 self._callers.warn("ledger_event_rejected", cause="encoding")

@@ -17,8 +17,10 @@ from router.stores.database import Database, Store
 from router.stores.engines import parse_url, read_engine
 from router.stores.entries import LedgerState, WriterConfig
 from router.stores.events import FeedbackGiven, Judged, Opened, Released, Reserved, Settled
+from router.stores.journal import Journal
+from router.stores.liveness import LifeFolder
 from router.stores.rows import to_us
-from router.stores.spool import Spool
+from router.stores.spool import FOLDER, Spool
 from router.stores.writer import Writer
 
 __all__ = ["LedgerState", "SqlLedger", "WriterConfig"]
@@ -34,7 +36,7 @@ def _silent(_event: str, **_labels: str) -> None:
 class SqlLedger:
     """The `Ledger` port on SQLite or Postgres, with a spool in `data_dir` for when the database is away.
 
-    A reservation is durable against the death of the process when `reserve` returns: committed, or spooled.
+    A reservation is durable against the death of the process when `reserve` returns: journalled, committed or spooled.
     Whatever was open when a gateway died is resolved by the next start (see `recovery`).
     """
 
@@ -53,9 +55,11 @@ class SqlLedger:
         self._config = config
         self._instance = instance or token_hex(8)
         self.read_engine = read_engine(parsed)
+        folder = LifeFolder(data_dir / FOLDER, self._instance)
         self._writer = Writer(
             store or Database(parsed, self._instance, clock.now_utc),
-            Spool(data_dir, self._instance, max_bytes=config.max_spool_bytes),
+            Spool(folder, max_bytes=config.max_spool_bytes),
+            Journal(folder, max_bytes=config.max_journal_bytes),
             config,
             lambda event, labels: on_warning(event, **labels),
         )
@@ -87,8 +91,11 @@ class SqlLedger:
 
     async def reserve(self, hold: Hold) -> None:
         """See `ports.Ledger`. A zero-cash hold is kept in memory when nothing durable is left."""
+        event = Reserved(hold, self._instance)
+        if self._writer.promise(event):
+            return
         try:
-            await self._writer.submit(Reserved(hold, self._instance), spends=hold.reserve_nanousd > 0)
+            await self._writer.submit(event, spends=hold.reserve_nanousd > 0)
         except BaseException:
             # Refused, or the caller has gone: should the event arrive late all the same, nothing is open.
             self._writer.withdraw(Released(hold.request_id, hold.tenant))
@@ -96,7 +103,9 @@ class SqlLedger:
 
     async def open_attempt(self, attempt: AttemptOpened) -> None:
         """See `ports.Ledger`; the request's hold stays open when it raises."""
-        await self._writer.submit(Opened(attempt, self._instance), spends=attempt.reserve_nanousd > 0)
+        event = Opened(attempt, self._instance)
+        if not self._writer.promise(event):
+            await self._writer.submit(event, spends=attempt.reserve_nanousd > 0)
 
     def settle(self, record: RoutingRecord, *, hold_open: bool) -> None:
         """See `ports.Ledger`."""

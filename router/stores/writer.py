@@ -1,9 +1,9 @@
 """Makes events durable: one thread commits to the database in groups, another spools while that is away.
 
-    loop ── urgent (somebody waits) ─┐                    ┌─ ok ──────────────► wake all waiters, once a batch
-         ── settled (nobody waits) ──┴─ committer: BEGIN … COMMIT
-                                          └─ error, or no answer in time ─► spooler: append ────────► wake
-                                                                              └─ replayed by the committer
+    loop ── reservation: one line in the journal, durable at once ─┐
+         ── settlement (nobody waits) ─────────────────────────────┼─ committer: BEGIN … COMMIT ─ ok ─► forget, wake
+         ── feedback, and what the journal could not take ─────────┘    └─ error, or no answer in time ─► spooler: write
+                                                                                               replayed by the committer
 
 While the database is away events go straight to the spooler. Since every event can be applied any number of times, in
 any order, nobody has to know whether a commit that went wrong had happened: the events are spooled and replayed.
@@ -12,6 +12,7 @@ any order, nobody has to know whether a commit that went wrong had happened: the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ from router.stores.committer import Committer
 from router.stores.database import Store
 from router.stores.entries import Callers, Entry, LedgerState, WriterConfig
 from router.stores.events import Event
+from router.stores.journal import Journal
 from router.stores.spool import Spool
 from router.stores.spooler import Spooler
 from router.stores.stalls import StallClock
@@ -30,11 +32,13 @@ Warn = Callable[[str, dict[str, str]], None]
 class Writer:
     """The loop's side: queues events, watches over those who wait. Every method is called on the loop's thread."""
 
-    def __init__(self, store: Store, spool: Spool, config: WriterConfig, warn: Warn) -> None:
+    def __init__(self, store: Store, spool: Spool, journal: Journal, config: WriterConfig, warn: Warn) -> None:
         self._config = config
         self._store = store
         self._spool = spool
-        self._callers = Callers(warn)
+        self._journal = journal
+        self._journal_again_at_s = 0.0
+        self._callers = Callers(warn, journal.release)
         self._ready = asyncio.Event()
         self._spooler = Spooler(spool, config, self._callers, self._look_around)
         self._committer = Committer(store, spool, self._spooler, config, self._callers, self._ready.set)
@@ -81,6 +85,22 @@ class Writer:
         assert spooled.future is not None  # noqa: S101 - just made
         await spooled.future
 
+    def promise(self, event: Event) -> bool:
+        """Make `event` durable at once, in the journal. False when that cannot be: `submit` it then."""
+        loop = self._callers.loop
+        if loop is None or self._closed:
+            return False
+        now_s = loop.time()
+        if now_s < self._journal_again_at_s:
+            return False
+        try:
+            entry = self._journal.append(event, self._stalls.now_s(now_s))
+        except (OSError, UnicodeEncodeError):
+            self._journal_again_at_s = now_s + self._config.retry_s
+            return False
+        self._queue(entry)
+        return True
+
     async def submit(self, event: Event | None, *, spends: bool) -> bool:
         """Wait until `event` is durable. Raises Unavailable when nothing takes it and money hangs on it.
 
@@ -110,16 +130,20 @@ class Writer:
 
     def post(self, event: Event) -> None:
         """Make `event` durable soon; nobody waits. Never blocks, never raises."""
-        loop, committer = self._callers.loop, self._committer
+        loop = self._callers.loop
         if self._closed:
             self._callers.warn("ledger_event_dropped", cause="closed")
             return
-        entry = Entry(event, None, self._stalls.now_s(loop.time()) if loop is not None else 0.0)
+        self._queue(Entry(event, None, self._stalls.now_s(loop.time()) if loop is not None else 0.0))
+
+    def _queue(self, entry: Entry) -> None:
+        """On its way to the database, or to the spool; nobody waits."""
+        loop, committer = self._callers.loop, self._committer
         if not committer.direct or len(committer.settled) >= self._config.max_queued_events:
             self._spooler.put(entry)
             return
         committer.settled.append(entry)
-        # It travels with the next reservation; only when none comes the committer is woken for it.
+        # Those of a while go together: a request that begins and ends within it costs no row for its beginning.
         if self._linger is None and loop is not None:
             self._linger = loop.call_later(self._config.linger_s, self._nudge)
 
@@ -152,13 +176,13 @@ class Writer:
 
     def _check(self) -> None:
         """Notice that the database does not answer; armed for as long as something is on its way."""
-        loop, waiting, settled = self._callers.loop, self._waiting, self._committer.settled
+        loop, waiting = self._callers.loop, self._waiting
         assert loop is not None  # noqa: S101 - armed by those who know it
         self._stalls.tick(loop.time(), self._store.steps)
         now_s = self._stalls.now_s(loop.time())
         while waiting and (waiting[0].future is None or waiting[0].future.done()):
             waiting.popleft()
-        oldest_s = min((queue[0].at_s for queue in (waiting, settled) if queue), default=None)
+        oldest_s = self._oldest_s()
         if oldest_s is None:
             self._watch = None
             return
@@ -174,6 +198,14 @@ class Writer:
         self._callers.refuse(e for e in late if e.spends)
         self._callers.done(e for e in late if not e.spends)
         self._watch = loop.call_later(self._stalls.tick_s, self._check)
+
+    def _oldest_s(self) -> float | None:
+        """When the oldest event that the database has not answered for began to wait."""
+        at_s: list[float] = []
+        for queue in (self._waiting, self._committer.settled, self._committer.in_flight):
+            with contextlib.suppress(IndexError):  # the committer was quicker
+                at_s.append(queue[0].at_s)
+        return min(at_s, default=None)
 
     def _look_around(self) -> None:
         self._committer.nudge()
@@ -195,5 +227,6 @@ class Writer:
         spooled = await asyncio.to_thread(self._spooler.join, timeout_s)
         if committed:
             self._store.close()
+        self._journal.close()
         if spooled:
             self._spool.close()

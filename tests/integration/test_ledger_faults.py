@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
 
@@ -86,6 +87,9 @@ class Bench:
     def spool_files(self) -> list[Path]:
         return list((self.data_dir / FOLDER).glob("*/[0-9]*.jsonl"))
 
+    def journal_files(self) -> list[Path]:
+        return list((self.data_dir / FOLDER).glob("*/journal-*.jsonl"))
+
     def forbid_spooling(self) -> None:
         """A file stands where the folder should: even root cannot write there."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
@@ -124,7 +128,7 @@ async def test_a_database_away_at_the_start_is_no_reason_not_to_start(tmp_path: 
         assert b.ledger.state().reason == "OperationalError: unable to open database file"
         await serve(b.ledger, "r1")
         await b.ledger.open_attempt(opened("r2"))
-        assert b.ledger.state().spooled_events >= 2
+        await until(lambda: b.ledger.state().spooled_events >= 2)
         b.store.fail = None
         await until(lambda: b.ledger.state().healthy)
         await b.ledger.flush()
@@ -153,7 +157,7 @@ async def test_a_failure_in_mid_traffic_costs_no_request(tmp_path: Path, text: s
         await serve(b.ledger, "before")
         b.store.fail = sqlite3.OperationalError(text)
         await asyncio.gather(*(serve(b.ledger, f"during{i}") for i in range(50)))
-        assert not b.ledger.state().healthy
+        await until(lambda: not b.ledger.state().healthy)
         b.store.fail = None
         await until(lambda: b.ledger.state().healthy)
         await serve(b.ledger, "after")
@@ -161,18 +165,16 @@ async def test_a_failure_in_mid_traffic_costs_no_request(tmp_path: Path, text: s
         assert b.totals() == (52, 52 * 250, 0)
 
 
-async def test_a_database_that_hangs_delays_a_request_by_the_stall_time_only(tmp_path: Path) -> None:
+async def test_a_database_that_hangs_delays_no_request_and_is_told_of(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         await b.ledger.start()
         b.store.answers.clear()
         began_s = time.monotonic()
         await asyncio.gather(*(serve(b.ledger, f"first{i}") for i in range(10)))
-        first_s = time.monotonic() - began_s
-        began_s = time.monotonic()
-        await serve(b.ledger, "second")
-        assert QUICK.stall_s <= first_s < QUICK.give_up_s
         assert time.monotonic() - began_s < QUICK.stall_s
-        assert b.ledger.state().reason == "the database does not answer"
+        await serve(b.ledger, "second")
+        await until(lambda: b.ledger.state().reason == "the database does not answer")
+        assert b.warnings == ["ledger_degraded"]
         b.store.answers.set()
         await until(lambda: b.ledger.state().healthy)
         await b.ledger.flush()
@@ -218,6 +220,46 @@ async def test_a_commit_whose_answer_was_lost_is_not_booked_twice(tmp_path: Path
         assert b.totals() == (5, 1250, 0)
 
 
+async def test_without_a_journal_a_hanging_database_delays_a_request_by_the_stall_time_only(tmp_path: Path) -> None:
+    async with bench(tmp_path, replace(QUICK, max_journal_bytes=0)) as b:
+        await b.ledger.start()
+        b.store.answers.clear()
+        began_s = time.monotonic()
+        await asyncio.gather(*(serve(b.ledger, f"first{i}") for i in range(10)))
+        first_s = time.monotonic() - began_s
+        began_s = time.monotonic()
+        await serve(b.ledger, "second")
+        assert QUICK.stall_s <= first_s < QUICK.give_up_s
+        assert time.monotonic() - began_s < QUICK.stall_s
+        b.store.answers.set()
+        await until(lambda: b.ledger.state().healthy)
+        await b.ledger.flush()
+        assert b.totals() == (11, 11 * 250, 0)
+
+
+async def test_the_journal_keeps_only_what_is_nowhere_else(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        await b.ledger.start()
+        for turn in range(30):
+            await asyncio.gather(*(serve(b.ledger, f"r{turn}-{i}") for i in range(100)))
+            await b.ledger.flush()
+        assert b.totals() == (3000, 3000 * 250, 0)
+        assert len(b.journal_files()) == 1
+    assert not (tmp_path / "data" / FOLDER).exists() or list((tmp_path / "data" / FOLDER).iterdir()) == []
+
+
+async def test_a_reservation_is_on_disk_when_it_returns(tmp_path: Path) -> None:
+    """A copy of the disk, as a crash would leave it, is booked by the next start."""
+    async with bench(tmp_path / "first") as first, bench(tmp_path / "next") as second:
+        await first.ledger.start()
+        first.store.answers.clear()
+        await first.ledger.reserve(hold("open", reserve_nanousd=900))
+        await first.ledger.open_attempt(opened("open", number=2))
+        shutil.copytree(first.data_dir, second.data_dir)
+        await second.ledger.start()
+        assert second.totals() == (1, 900 + opened("open").reserve_nanousd, 0)
+
+
 async def test_with_nothing_durable_left_money_is_refused_and_local_work_goes_on(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         await b.ledger.start()
@@ -240,7 +282,6 @@ async def test_with_nothing_durable_left_money_is_refused_and_local_work_goes_on
 async def test_when_both_hang_money_is_refused_in_time(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         await b.ledger.start()
-        await serve(b.ledger, "before")
         b.forbid_spooling()
         b.store.answers.clear()
         with pytest.raises(Unavailable):
@@ -249,7 +290,7 @@ async def test_when_both_hang_money_is_refused_in_time(tmp_path: Path) -> None:
         b.store.answers.set()
         await until(lambda: b.ledger.state().healthy)
         await b.ledger.flush()
-        assert b.totals() == (1, 250, 1)
+        assert b.totals() == (0, 0, 1)
 
 
 async def test_a_spool_that_comes_back_takes_what_was_held(tmp_path: Path) -> None:
@@ -265,18 +306,19 @@ async def test_a_spool_that_comes_back_takes_what_was_held(tmp_path: Path) -> No
 
 
 async def test_the_spool_is_bounded(tmp_path: Path) -> None:
-    config = WriterConfig(stall_s=0.1, give_up_s=0.4, retry_s=0.02, max_retry_s=0.1, max_spool_bytes=2000)
+    config = replace(QUICK, max_spool_bytes=2000, max_journal_bytes=2000)
     async with bench(tmp_path, config) as b:
         b.store.fail = sqlite3.OperationalError("unable to open database file")
         await b.ledger.start()
         with pytest.raises(Unavailable):
-            for i in range(20):
+            for i in range(200):
                 await b.ledger.reserve(hold(f"r{i}"))
-        assert sum(path.stat().st_size for path in b.spool_files()) <= 2000
+        for files in (b.spool_files(), b.journal_files()):
+            assert sum(path.stat().st_size for path in files) <= 2000
 
 
 async def test_memory_is_bounded_and_what_is_dropped_is_counted(tmp_path: Path) -> None:
-    config = WriterConfig(stall_s=0.1, give_up_s=0.4, retry_s=0.02, max_retry_s=0.1, max_queued_events=100)
+    config = replace(QUICK, max_queued_events=100)
     async with bench(tmp_path, config) as b:
         await b.ledger.start()
         b.forbid_spooling()
@@ -334,10 +376,11 @@ async def test_one_event_that_no_database_takes_does_not_stop_the_others(tmp_pat
         await asyncio.gather(*(serve(b.ledger, f"r{i}") for i in range(5)))
         await b.ledger.flush()
         assert b.totals() == (5, 1250, 0)
-        with pytest.raises(Unavailable):
-            await b.ledger.reserve(hold("no-number-for-a-database", reserve_nanousd=2**70))
+        await b.ledger.reserve(hold("no-number-for-a-database", reserve_nanousd=2**70))
+        await b.ledger.flush()
         assert b.ledger.state().healthy
-        assert "ledger_event_rejected" in b.warnings
+        assert b.warnings.count("ledger_event_rejected") == 2
+        assert b.totals() == (5, 1250, 0)
 
 
 async def test_another_process_holding_the_write_lock_is_a_stall_like_any_other(tmp_path: Path) -> None:
@@ -347,7 +390,7 @@ async def test_another_process_holding_the_write_lock_is_a_stall_like_any_other(
         backup = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
         backup.execute("BEGIN IMMEDIATE")
         await asyncio.gather(*(serve(ledger, f"r{i}") for i in range(20)))
-        assert not ledger.state().healthy
+        await until(lambda: not ledger.state().healthy)
         backup.execute("ROLLBACK")
         backup.close()
         await until(lambda: ledger.state().healthy)
@@ -384,7 +427,7 @@ async def test_a_postgres_that_is_restarted_under_traffic_loses_nothing(tmp_path
         await asyncio.gather(*(serve(ledger, f"before{i}") for i in range(20)))
         await asyncio.to_thread(postgres.stop)
         await asyncio.gather(*(serve(ledger, f"during{i}") for i in range(20)))
-        assert not ledger.state().healthy
+        await until(lambda: not ledger.state().healthy)
         await asyncio.to_thread(postgres.start)
         await until(lambda: ledger.state().healthy)
         await asyncio.gather(*(serve(ledger, f"after{i}") for i in range(20)))
@@ -395,7 +438,7 @@ async def test_a_postgres_that_is_restarted_under_traffic_loses_nothing(tmp_path
 
 
 @pytest.mark.postgres
-async def test_a_postgres_that_freezes_delays_by_the_stall_time_only(tmp_path: Path, postgres: Cluster) -> None:
+async def test_a_postgres_that_freezes_delays_nobody(tmp_path: Path, postgres: Cluster) -> None:
     url = postgres.new_database()
     ledger = await SqlLedger.open(url, tmp_path, clock=WallClock(NOON), config=QUICK)
     try:
@@ -403,8 +446,8 @@ async def test_a_postgres_that_freezes_delays_by_the_stall_time_only(tmp_path: P
         try:
             began_s = time.monotonic()
             await asyncio.gather(*(serve(ledger, f"r{i}") for i in range(20)))
-            assert time.monotonic() - began_s < QUICK.give_up_s
-            assert not ledger.state().healthy
+            assert time.monotonic() - began_s < QUICK.stall_s
+            await until(lambda: not ledger.state().healthy)
         finally:
             postgres.thaw()
         await until(lambda: ledger.state().healthy)

@@ -11,6 +11,7 @@ import pytest
 
 from router.stores.entries import Callers, Entry, WriterConfig
 from router.stores.events import Event, Released
+from router.stores.liveness import LifeFolder
 from router.stores.spool import Spool
 from router.stores.spooler import Spooler
 
@@ -21,7 +22,7 @@ class SlowDisk(Spool):
     """A real spool whose disk takes its time, or says no."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, "here", max_bytes=10**6)
+        super().__init__(LifeFolder(folder, "here"), max_bytes=10**6)
         self.writing, self.go_on = threading.Event(), threading.Event()
         self.full = False
 
@@ -36,7 +37,7 @@ class SlowDisk(Spool):
 @pytest.mark.parametrize("full", [False, True])
 def test_an_event_on_its_way_to_the_disk_is_counted_as_waiting(tmp_path: Path, full: bool) -> None:
     disk, told = SlowDisk(tmp_path), threading.Event()
-    spooler = Spooler(disk, CONFIG, Callers(lambda _event, _labels: None), told.set)
+    spooler = Spooler(disk, CONFIG, Callers(lambda _event, _labels: None, lambda _entries: None), told.set)
     spooler.start()
     spooler.put(Entry(Released("r1", "t"), None, 0.0))
     assert disk.writing.wait(10)
@@ -56,6 +57,8 @@ def test_an_event_on_its_way_to_the_disk_is_counted_as_waiting(tmp_path: Path, f
 
 
 def test_a_mark_without_an_event_is_nothing_that_waits(tmp_path: Path) -> None:
-    spooler = Spooler(SlowDisk(tmp_path), CONFIG, Callers(lambda _event, _labels: None), lambda: None)
+    spooler = Spooler(
+        SlowDisk(tmp_path), CONFIG, Callers(lambda _event, _labels: None, lambda _entries: None), lambda: None
+    )
     spooler.put(Entry(None, None, 0.0))  # not started: it stays in the queue
     assert spooler.waiting_events == 0
