@@ -248,7 +248,7 @@ async def test_no_key_and_no_prompt_is_left_anywhere(tmp_path: Path) -> None:
 
 def spooled(folder: Path) -> list[Path]:
     """Files of the spool that hold something."""
-    return [p for p in (folder / "data" / FOLDER).rglob("*.jsonl") if p.stat().st_size > 0]
+    return [p for p in (folder / "data" / FOLDER).rglob("[0-9]*.jsonl") if p.stat().st_size > 0]
 
 
 @contextmanager
