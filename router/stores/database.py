@@ -160,15 +160,14 @@ class Database:
                 cursor.execute(sql.world, (name, body))
         if batch.requests:
             # The row of the request is the proof that it has been booked: no row, no charge.
-            cursor.executemany(sql.request, batch.requests)
-            if cursor.rowcount != len(batch.requests):
+            if sql.request.write(cursor, batch.requests) != len(batch.requests):
                 raise _Replays
             self.steps += 1
         if batch.attempts:
-            cursor.executemany(sql.attempt, batch.attempts)
+            sql.attempt.write(cursor, batch.attempts)
             self.steps += 1
         if batch.closed:
-            cursor.executemany(sql.closed, batch.closed)
+            sql.closed.write(cursor, batch.closed)
             self.steps += 1
         if batch.judgements:
             cursor.executemany(sql.judgement, batch.judgements)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from router.stores.rows import ATTEMPT_COLUMNS, JUDGEMENT_COLUMNS, OPEN_COLUMNS, REQUEST_COLUMNS
 
 
@@ -13,8 +16,35 @@ def _marks(count: int) -> str:
     return ", ".join("?" * count)
 
 
-def _insert(table: str, columns: tuple[str, ...], on_conflict: str) -> str:
-    return f"INSERT INTO {table} ({_names(columns)}) VALUES ({_marks(len(columns))}) ON CONFLICT {on_conflict}"  # noqa: S608
+def _insert(table: str, columns: tuple[str, ...], on_conflict: str, rows: int = 1) -> str:
+    values = ", ".join([f"({_marks(len(columns))})"] * rows)
+    return f"INSERT INTO {table} ({_names(columns)}) VALUES {values} ON CONFLICT {on_conflict}"  # noqa: S608
+
+
+class Rows:
+    """A statement for one row, and the same for `GROUP` rows at once.
+
+    Every statement gives up the interpreter lock and has to win it back from the event loop: with one a row that costs
+    more than the row. Only two sizes, so that the driver keeps both prepared.
+    """
+
+    GROUP = 32
+
+    def __init__(self, one: str, group: str) -> None:
+        self.one = one
+        self.group = group
+
+    def write(self, cursor: Any, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Run it for all `rows`; how many were affected."""
+        affected = 0
+        whole = len(rows) - len(rows) % self.GROUP
+        for start in range(0, whole, self.GROUP):
+            cursor.execute(self.group, [value for row in rows[start : start + self.GROUP] for value in row])
+            affected += cursor.rowcount
+        if whole < len(rows):
+            cursor.executemany(self.one, rows[whole:])
+            affected += cursor.rowcount
+        return affected
 
 
 class Statements:
@@ -34,9 +64,12 @@ class Statements:
             "WHERE NOT EXISTS (SELECT 1 FROM request WHERE request_id = ? AND resolved = 0) "
             "ON CONFLICT (request_id, number) DO NOTHING"
         )
-        self.closed = say("DELETE FROM open_attempt WHERE request_id = ?")
-        self.attempt = say(_insert("attempt", ATTEMPT_COLUMNS, "(request_id, number) DO NOTHING"))
-        self.request = say(_insert("request", REQUEST_COLUMNS, "(request_id) DO NOTHING"))
+        self.closed = Rows(
+            say("DELETE FROM open_attempt WHERE request_id = ?"),
+            say(f"DELETE FROM open_attempt WHERE request_id IN ({_marks(Rows.GROUP)})"),  # noqa: S608
+        )
+        self.attempt = self._rows("attempt", ATTEMPT_COLUMNS, "(request_id, number) DO NOTHING")
+        self.request = self._rows("request", REQUEST_COLUMNS, "(request_id) DO NOTHING")
         self.world = say(_insert("world", ("world_hash", "body"), "(world_hash) DO NOTHING"))
         self.forget_request = say("DELETE FROM request WHERE request_id = ? AND resolved = 1")
         self.forget_attempts = say("DELETE FROM attempt WHERE request_id = ? AND state = 'lost'")
@@ -53,6 +86,10 @@ class Statements:
         )
         self.owned = say("SELECT 1 FROM request WHERE request_id = ? AND (? OR tenant = ?)")
         self.look = "SELECT request_id FROM request LIMIT 1"
+
+    def _rows(self, table: str, columns: tuple[str, ...], on_conflict: str) -> Rows:
+        one, group = (_insert(table, columns, on_conflict, rows) for rows in (1, Rows.GROUP))
+        return Rows(self._say(one), self._say(group))
 
     def booked(self, count: int) -> str:
         """Which of `count` ids are booked, and whether by crash recovery."""
