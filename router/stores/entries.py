@@ -22,7 +22,7 @@ class WriterConfig:
 
     stall_s: float = 1.0
     give_up_s: float = 5.0
-    linger_s: float = 0.05
+    linger_s: float = 0.02
     retry_s: float = 0.25
     max_retry_s: float = 2.0
     max_batch_events: int = 512
