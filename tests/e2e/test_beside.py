@@ -92,6 +92,7 @@ def bench(tmp_path: Path) -> Start:
                 "tiers": {"local": engine, "cheap": {"models": models}},
                 "policy": policy,
                 "learning": learning,
+                "classifier": {"model": "heuristic"},
             }
             front = await stack.enter_async_context(running(config, KEY))
             client = await stack.enter_async_context(httpx.AsyncClient(base_url=front.url, timeout=20))

@@ -143,6 +143,7 @@ def town(tmp_path: Path) -> Start:
             "server": {"data_dir": str(folder), "store_prompts": True},
             "tiers": {"local": {"engine": "none"}, **CONFIG},
             "policy": {"exploration_ratio": exploration},
+            "classifier": {"model": "heuristic"},
         }
         gateway = build(settings_of(config, {"OPENAI_API_KEY": "sk-x"}))
         await gateway.start()
