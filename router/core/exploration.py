@@ -31,7 +31,7 @@ def draw_tier(draw: float, ratio: float, chosen: str, others: Sequence[str]) -> 
     probability = {chosen: 1.0 - ratio} | dict.fromkeys(others, each)
     if draw >= ratio:
         return Draw(chosen, probability)
-    return Draw(others[min(int(draw / each), len(others) - 1)], probability)
+    return Draw(others[min(int(draw / ratio * len(others)), len(others) - 1)], probability)
 
 
 def extra_nanousd(decision: Decision) -> int:
