@@ -21,6 +21,7 @@ _THROTTLE_BITS = (
 )
 # Driver errors after which a card needs a reset or a technician (NVIDIA's XID catalogue); others are the application's.
 _FATAL_XIDS = frozenset({48, 62, 64, 74, 79, 95, 119, 120, 140})
+NO_DRIVER = "no NVIDIA driver on this machine"
 _MAX_EVENTS_PER_READ = 32
 _NOT_SUPPORTED = 3
 _UNINITIALIZED = 1
@@ -80,6 +81,7 @@ class Nvml:
             self.problem = _cause(error)
             return None
         self._library, self.problem = pynvml, None
+        self._xids.clear()  # a driver that begins anew has cards that do
         version = self._quiet(pynvml, pynvml.nvmlSystemGetDriverVersion)
         self.driver_version = version if isinstance(version, str) else None
         cuda = self._quiet(pynvml, pynvml.nvmlSystemGetCudaDriverVersion_v2)
@@ -190,7 +192,7 @@ def _cause(error: Exception) -> str:
     """A few words for people, from the kind of failure."""
     code = getattr(error, "value", None)
     known = {
-        12: "no NVIDIA driver on this machine",
+        12: NO_DRIVER,
         9: "the NVIDIA driver is not loaded",
         4: "no permission to ask the NVIDIA driver",
         18: "the NVIDIA driver and its library differ in version: reboot or reload the driver",

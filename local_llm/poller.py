@@ -8,6 +8,7 @@ Numbers decide nothing here and are never invented: a look that failed leaves th
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
@@ -16,9 +17,12 @@ from local_llm.datamodels import EngineReading, GpuReading, ProcessState, SloTar
 from local_llm.derating import slowdown_ratio
 from local_llm.inflight import Inflight
 from local_llm.metrics_text import MAX_TEXT_CHARS, parse_metrics
+from local_llm.nvml import NO_DRIVER
 from local_llm.probe import Get, ProbeError
 from local_llm.steptime import step_s, ttft_s
 from local_llm.unseen import UnseenLoad
+
+_log = logging.getLogger("router.engine")
 
 INTERVAL_S = 1.0
 _PAGE_TIMEOUT_S = 2.0
@@ -285,7 +289,8 @@ class EnginePoller:
 class GpuWatcher:
     """Reads the GPUs in a thread of its own: a driver in trouble may answer late or never, and the loop must not wait.
 
-    A read that hangs leaves the last one to grow old.
+    A read that hangs leaves the last one to grow old. Why `read` gives nothing (`problem`) is logged when it changes,
+    unless the machine has never had a driver.
     """
 
     def __init__(
@@ -293,9 +298,11 @@ class GpuWatcher:
         read: Callable[[], tuple[GpuReading, ...]],
         *,
         now_s: Callable[[], float],
+        problem: Callable[[], str | None] = lambda: None,
         interval_s: float = INTERVAL_S,
     ) -> None:
         self._read = read
+        self._problem = problem
         self._now_s = now_s
         self._interval_s = interval_s
         self._ended = threading.Event()
@@ -321,8 +328,11 @@ class GpuWatcher:
             self._thread = None
 
     def _run(self) -> None:
-        ended = self._ended
+        ended, told = self._ended, None
         while not ended.is_set():
-            gpus = self._read()
+            gpus, problem = self._read(), self._problem()
             self._latest = (self._now_s(), gpus)
+            if problem != told and problem != NO_DRIVER:
+                _log.warning("gpu_driver: %s", problem or "it answers again")
+            told = problem
             ended.wait(self._interval_s)

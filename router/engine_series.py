@@ -119,6 +119,11 @@ def _cards(telemetry: PrometheusTelemetry, engines: Sequence[LocalEngine], clock
         "memory_used_bytes": ("Memory in use", lambda g: g.memory_used_bytes),
         "memory_total_bytes": ("Memory of the card", lambda g: g.memory_total_bytes),
         "power_watts": ("Power drawn now", lambda g: g.power_w),
+        "energy_joules": ("Energy drawn since the driver was loaded", lambda g: g.energy_j),
+        "ecc_uncorrected_errors": (
+            "Memory errors since the start that could not be mended",
+            lambda g: g.ecc_uncorrected,
+        ),
         "temperature_celsius": ("Temperature of the chip", lambda g: g.temperature_c),
         "throttled": ("1 while something slows the card down", lambda g: float(bool(g.throttle_reasons))),
     }

@@ -48,7 +48,8 @@ class LocalTier:
 
 def build_local_tier(settings: Sequence[LocalSettings], *, clock: Clock, data_dir: Path) -> LocalTier:
     """The engines of `settings`, none of which is NONE. Starts nothing."""
-    gpus = GpuWatcher(Nvml().read, now_s=clock.now_s)
+    nvml = Nvml()
+    gpus = GpuWatcher(nvml.read, now_s=clock.now_s, problem=lambda: nvml.problem)
     engines = tuple(build_local_engine(one, clock=clock, data_dir=data_dir, cards=gpus.latest) for one in settings)
     watched = any(
         runs_on_this_machine(one) and engine.poller is not None for one, engine in zip(settings, engines, strict=True)

@@ -17,7 +17,7 @@ import pytest
 from tests.gateway import three_tiers
 from tests.nvml_stand_in import build_library
 from tests.process import GatewayProcess, gateway_process, run_command
-from tests.upstream import FakeUpstream
+from tests.upstream import FakeUpstream, ok, status
 
 ROOT = Path(__file__).parents[2]
 KEYS = {"CHEAP_KEY": "sk-cheap-1", "BIG_KEY": "sk-big-1"}
@@ -47,7 +47,12 @@ class Machine:
 
     gateway: GatewayProcess
     state: Path
-    api_calls: Any
+    cheap: FakeUpstream
+    big: FakeUpstream
+
+    def api_calls(self) -> int:
+        """Chats that left the house."""
+        return len(self.cheap.chats) + len(self.big.chats)
 
     def cards(self, text: str) -> None:
         """What the driver says from now on."""
@@ -108,7 +113,7 @@ async def machine(tmp_path: Path, library: Path, cards: str, **local: Any) -> As
         config["tiers"]["local"] |= local
         environ = KEYS | {"NVML_STATE": str(state), "LD_LIBRARY_PATH": str(library), "PYTHONPATH": str(ROOT)}
         async with gateway_process(config, tmp_path / "work", environ=environ) as gateway:
-            yield Machine(gateway, state, lambda: len(cheap.chats) + len(big.chats))
+            yield Machine(gateway, state, cheap, big)
 
 
 async def test_a_shared_card_is_left_above_its_cap_and_used_again_below_it(tmp_path: Path, library: Path) -> None:
@@ -137,8 +142,8 @@ async def test_a_card_that_is_lost_takes_its_engine_out_and_brings_it_back(tmp_p
         assert 'router_gpu_memory_used_bytes{gpu="1"}' not in page
         assert 'router_engine_state{engine="house-model",state="down"} 1.0' in page
         before = m.api_calls()
-        status, _, body = await m.ask(**{"x-router-locality": "local"})
-        assert (status, body["error"]["code"]) == (503, "no_route")
+        code, _, body = await m.ask(**{"x-router-locality": "local"})
+        assert (code, body["error"]["code"]) == (503, "no_route")
         assert m.api_calls() == before
         m.cards(TWO_CARDS)
         await m.tier_becomes("local")
@@ -166,6 +171,87 @@ async def test_a_driver_that_is_not_loaded_is_a_machine_without_cards_until_it_i
         m.cards(TWO_CARDS + "fail.Count 1\n")  # and reset under a running gateway
         await m.page_becomes("router_gpu_healthy", shown=False)
         assert (await m.ask())[1] == "local"
+
+
+UNTOLD = "".join(
+    f"fail.{what} 3\n"
+    for what in ("Memory", "Utilization", "Power", "Energy", "Temperature", "Clock", "MaxClock", "Ecc")
+)
+STRANGE = {
+    # what the driver says, what must then be on the page, and what must not
+    "a slice of a card": (
+        "0.mig 1\n0.fail.Utilization 3\n0.fail.Power 3\n",
+        ('healthy{gpu="0"} 1.0',),
+        ('ratio{gpu="0"}',),
+    ),
+    "a card that tells nothing": (
+        UNTOLD,
+        ('healthy{gpu="1"} 1.0',),
+        ("power_watts{", "temperature_celsius{", "ratio{gpu"),
+    ),
+    "memory errors": ("1.ecc 2\n", ('ecc_uncorrected_errors{gpu="1"} 2.0', 'healthy{gpu="1"} 1.0'), ()),
+    "no permission": ("fail.Init 4\nfail.Count 4\n", (), ("router_gpu_healthy",)),
+    "an absurd figure": ("0.utilization 4000000000\n", ('healthy{gpu="0"} 1.0',), ('utilization_ratio{gpu="0"}',)),
+}
+
+
+async def test_whatever_a_driver_says_is_shown_as_it_is_and_the_gateway_goes_on(tmp_path: Path, library: Path) -> None:
+    async with machine(tmp_path, library, TWO_CARDS) as m:
+        await m.tier_becomes("local")
+        for lines, shown, hidden in STRANGE.values():
+            m.cards(TWO_CARDS + lines)
+            for text in shown:
+                await m.page_becomes(text)
+            for text in hidden:
+                await m.page_becomes(text, shown=False)
+            assert (await m.ask())[1] == "local"
+            m.cards(TWO_CARDS)
+            await m.page_becomes('utilization_ratio{gpu="0"} 0.3')
+
+
+async def test_a_fatal_driver_error_takes_its_engine_out_until_the_driver_begins_anew(
+    tmp_path: Path, library: Path
+) -> None:
+    async with machine(tmp_path, library, TWO_CARDS) as m:
+        await m.tier_becomes("local")
+        m.cards(TWO_CARDS + "xid_serial 1\nxid 1 79\n")
+        await m.tier_becomes("cheap")
+        assert await m.local_trouble() == "GPU 1: XID 79"
+        before = m.api_calls()
+        code, _, body = await m.ask(**{"x-router-locality": "local"})
+        assert (code, body["error"]["code"]) == (503, "no_route")
+        assert m.api_calls() == before
+        m.cards(TWO_CARDS + "xid_serial 1\nxid 1 79\nfail.Count 1\n")
+        await m.page_becomes("router_gpu_healthy", shown=False)
+        m.cards(TWO_CARDS + "xid_serial 1\nxid 1 79\n")
+        await m.tier_becomes("local")
+
+
+async def test_driver_and_library_that_differ_are_no_reason_not_to_serve_and_are_told(
+    tmp_path: Path, library: Path
+) -> None:
+    async with machine(tmp_path, library, TWO_CARDS + "fail.Init 18\n") as m:
+        await m.tier_becomes("local")
+        assert "router_gpu_healthy" not in await m.metrics()
+        assert "differ in version: reboot or reload the driver" in m.gateway.log
+        m.cards(TWO_CARDS)
+        await m.page_becomes("router_gpu_healthy")
+        assert "gpu_driver: it answers again" in m.gateway.log
+
+
+async def test_a_lost_card_and_a_failing_provider_at_once_leave_the_third_to_answer(
+    tmp_path: Path, library: Path
+) -> None:
+    async with machine(tmp_path, library, TWO_CARDS) as m:
+        await m.tier_becomes("local")
+        m.cheap.default = status(503)
+        m.cards(TWO_CARDS + "1.fail.Memory 15\n")
+        await m.tier_becomes("premium")
+        answers = [await m.ask() for _ in range(10)]
+        assert [(code, tier) for code, tier, _ in answers] == [(200, "premium")] * 10
+        m.cheap.default = ok()
+        m.cards(TWO_CARDS)
+        await m.tier_becomes("local")
 
 
 def doctor(tmp_path: Path, library: Path, cards: str) -> tuple[int, dict[str, dict[str, str]]]:

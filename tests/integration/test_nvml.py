@@ -151,6 +151,14 @@ def test_a_fatal_driver_error_stays_with_its_card_and_a_harmless_one_is_no_probl
     assert found[-1][0][0]["xid"] == 13
 
 
+def test_a_card_in_trouble_is_trusted_again_once_the_driver_has_begun_anew(
+    libraries: dict[str, Path], tmp_path: Path
+) -> None:
+    broken = HEALTHY + "xid_serial 1\nxid 0 95\n"
+    found = looks(libraries["current"], tmp_path, HEALTHY, broken, broken + "fail.Count 1\n", broken)
+    assert [[gpu["problem"] for gpu in gpus] for gpus, _ in found] == [[None, None], ["XID 95", None], [], [None, None]]
+
+
 def test_uncorrectable_memory_errors_are_counted(libraries: dict[str, Path], tmp_path: Path) -> None:
     ((gpus, _),) = looks(libraries["current"], tmp_path, HEALTHY + "1.ecc 2\n")
     assert [gpu["ecc_uncorrected"] for gpu in gpus] == [0, 2]
