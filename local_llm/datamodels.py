@@ -176,6 +176,7 @@ class GpuReading:
     xid: int | None = None
     sm_clock_mhz: int | None = None
     sm_clock_max_mhz: int | None = None
+    uuid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,6 +167,7 @@ class Nvml:
             xid=xid,
             sm_clock_mhz=_clock(ask(library.nvmlDeviceGetClockInfo, library.NVML_CLOCK_SM)),
             sm_clock_max_mhz=_clock(ask(library.nvmlDeviceGetMaxClockInfo, library.NVML_CLOCK_SM)),
+            uuid=ask(library.nvmlDeviceGetUUID),
         )
 
     def _clocks_reasons(self, library: Any, handle: Any) -> int | None:

@@ -79,7 +79,7 @@ class Gateway:
         if self.local is not None:
             await self.local.start()
         await self.ledger.start()
-        self.hours.start()
+        await self.hours.start()
         self.keeper.start()
         await self._carry_over_budgets()
         known = learned.load(self.settings.server.data_dir)
@@ -304,7 +304,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
     )
     hours = PeriodKeeper(
         PeriodStore(settings.server.database_url),
-        assets=[KeptAsset(engine.terms, engine.is_on) for engine in ours if engine.terms is not None],
+        assets=[KeptAsset(one.terms, one.is_on, one.metered) for one in ours if one.terms is not None],
         in_progress=deps.in_progress,
         data_dir=settings.server.data_dir,
         clock=clock,

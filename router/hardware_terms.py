@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from socket import gethostname
+from urllib.parse import urlsplit
 
 from router.core.charges import standard_rate
 from router.core.datamodels import AssetRate
-from router.core.hardware import OwnedHardware, energy_usd_per_gpu_s, hourly_cost
+from router.core.energy import EnergyTerms
+from router.core.hardware import OwnedHardware, energy_usd_per_gpu_s, hourly_cost, wall_usd_per_kwh
 from router.core.periods import AssetTerms, OnMode
-from router.settings_types import LocalSettings
+from router.settings_checks import is_loopback
+from router.settings_types import Engine, LocalSettings
 
 
 def asset_terms(settings: LocalSettings) -> AssetTerms | None:
@@ -17,8 +21,10 @@ def asset_terms(settings: LocalSettings) -> AssetTerms | None:
     if hardware is None:
         return None
     capacity = Decimal(str(settings.practical_capacity_ratio))
+    energy = None
     if isinstance(hardware, OwnedHardware):
         cost = hourly_cost(hardware)
+        energy = EnergyTerms(hardware.power_kw, wall_usd_per_kwh(hardware))
         kind, on, usd_per_hour, lines = "owned", OnMode.ALWAYS, cost.total_usd, cost.lines()
     else:
         usd_per_hour = hardware.usd_per_hour
@@ -30,8 +36,23 @@ def asset_terms(settings: LocalSettings) -> AssetTerms | None:
         usd_per_hour=usd_per_hour,
         practical_capacity_ratio=capacity,
         cost_lines=lines,
-        version=f"{kind}-{usd_per_hour.normalize():f}/h@{capacity.normalize():f}/{settings.coefficients.name}",
+        version=f"{kind}-{_short(usd_per_hour)}/h@{_short(capacity)}/{settings.coefficients.name}",
+        energy=energy,
+        shared_engine=_shared_engine(settings),
     )
+
+
+def _short(figure: Decimal) -> str:
+    return f"{round(figure, 12).normalize():f}"
+
+
+def _shared_engine(settings: LocalSettings) -> str | None:
+    """The engine that other gateways may use too: only one that none of them has started."""
+    if settings.engine is not Engine.EXTERNAL or settings.api_base is None:
+        return None
+    parts = urlsplit(settings.api_base)
+    here = is_loopback(parts.hostname or "")
+    return f"{gethostname() if here else parts.hostname}:{parts.port or parts.scheme}{parts.path}"
 
 
 def asset_rate(settings: LocalSettings) -> AssetRate:

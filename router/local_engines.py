@@ -57,6 +57,7 @@ class LocalEngine:
     clock: Clock
     terms: AssetTerms | None = None
     sleeper: Sleeper | None = None
+    metered: Cards = lambda: None  # the cards whose energy is this engine's
     _watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -138,9 +139,12 @@ def build_local_engine(settings: LocalSettings, *, clock: Clock, data_dir: Path,
     )
     room, get = _room(settings), AiohttpGet()
     poller, sleeper = None, None
+    metered: Cards = _no_cards
     if problem is None:
         if runs_on_this_machine(settings):
-            room.gpus = _cards_of_engine(cards, _cards_used(settings, process))
+            used = _cards_used(settings, process)
+            room.gpus = _cards_of_engine(cards, used)
+            metered = room.gpus if used is not None else _only_card(cards)
         poller = _poller(settings, room, process, base_url, api_key, clock, get)
         room.process = poller.state
         room.reading = lambda: poller.reading
@@ -148,7 +152,7 @@ def build_local_engine(settings: LocalSettings, *, clock: Clock, data_dir: Path,
             sleeper = _sleeper(settings.launch.sleep_after_idle_s, room, process, get, clock)
             room.process, room.wake = _life_with_rests(poller, sleeper), sleeper.wake
     asset, terms = asset_rate(settings), asset_terms(settings)
-    return LocalEngine(candidate, room, asset, base_url, api_key, process, poller, get, clock, terms, sleeper)
+    return LocalEngine(candidate, room, asset, base_url, api_key, process, poller, get, clock, terms, sleeper, metered)
 
 
 def _log_name(settings: LocalSettings) -> str:
@@ -167,6 +171,20 @@ def _cards_used(settings: LocalSettings, process: EngineProcess | None) -> froze
     if process is not None:
         return gpus_used(process.launch, os.environ)
     return frozenset(settings.launch.gpus) if settings.launch.gpus is not None else None
+
+
+def _no_cards() -> None:
+    return None
+
+
+def _only_card(cards: Cards) -> Cards:
+    """The machine's card, if it has but one: where nobody says which are the engine's, no other can be."""
+
+    def look() -> tuple[float, tuple[GpuReading, ...]] | None:
+        latest = cards()
+        return latest if latest is not None and len(latest[1]) == 1 else None
+
+    return look
 
 
 def _cards_of_engine(cards: Cards, used: frozenset[int] | None) -> Cards:

@@ -18,7 +18,7 @@ from local_llm.coefficients import PRESETS, UNKNOWN
 from local_llm.datamodels import EngineCoefficients, SloTargets
 from local_llm.embedded import DEFAULT_SLOT_CONTEXT_TOKENS, DEFAULT_SLOTS, MODEL_NAME
 from local_llm.launch import cards_needed, names_host
-from router.core.hardware import OwnedHardware
+from router.core.hardware import OwnedHardware, share_of_card
 from router.settings_checks import Note, Secrets, check_base, check_name, did_you_mean, is_loopback
 from router.settings_schema import (
     CoefficientsFile,
@@ -291,20 +291,22 @@ def _model(file: EngineFile, engine: Engine, place: _Place, note: Note) -> tuple
 def _hardware(file: RentedFile | OwnedFile | None, place: _Place, note: Note) -> Hardware | None:
     if file is None:
         return None
-    missing = [key for key in type(file).model_fields if getattr(file, key) is None and key != "asset"]
+    optional = {"asset", "mig_slices"}
+    missing = [key for key in type(file).model_fields if getattr(file, key) is None and key not in optional]
     if missing:
         note(place.at("hardware"), f"lacks {', '.join(missing)}; kind {file.kind} needs all of them")
         return None
     if isinstance(file, RentedFile):
-        return RentedHardware(usd_per_hour=file.usd_per_hour or Decimal(0), on=file.on)
-    figures: dict[str, Decimal] = file.model_dump(exclude={"kind", "asset"})
+        return RentedHardware(share_of_card(file.usd_per_hour or Decimal(0), file.mig_slices), on=file.on)
+    figures: dict[str, Decimal] = file.model_dump(exclude={"kind", "asset", "mig_slices"})
     if figures["residual_usd"] > figures["purchase_usd"]:
         note(
             place.at("hardware", "residual_usd"),
             f"{figures['residual_usd']} is more than purchase_usd {figures['purchase_usd']}",
         )
         return None
-    return OwnedHardware(**figures)
+    of_the_card = ("purchase_usd", "residual_usd", "power_kw", "colo_usd_per_hour", "ops_usd_per_hour")
+    return OwnedHardware(**figures | {name: share_of_card(figures[name], file.mig_slices) for name in of_the_card})
 
 
 def _coefficients(file: str | CoefficientsFile | None, embedded: bool, place: _Place, note: Note) -> EngineCoefficients:

@@ -30,6 +30,7 @@ PositiveRatio = Annotated[float, _Number, Field(gt=0, le=1)]
 StepSeconds = Annotated[float, _Number, Field(ge=0, le=60)]
 Usd = Annotated[Decimal, _Number, Field(ge=0, le=Decimal(1_000_000_000))]
 UsdPerMtok = Annotated[Decimal, _Number, Field(ge=0, le=MAX_USD_PER_MTOK)]
+MigSlices = Annotated[int, _Number, Field(ge=1, le=7)]
 Text = Annotated[str, Field(min_length=1, max_length=500)]
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,199}$")]
 
@@ -138,6 +139,12 @@ class LaunchFile(Section):
     )
 
 
+_MIG_SLICES = (
+    "compute slices, of a card's 7, of the MIG instance that the engine runs on: costs and power are then given for "
+    "the whole card and count for that share; default: the engine has whole cards"
+)
+
+
 class RentedFile(Section):
     """A GPU that is rented by the hour."""
 
@@ -148,6 +155,7 @@ class RentedFile(Section):
     on: Literal["always", "while_engine_runs"] = Field(
         "always", description="always: billed from the first start on; while_engine_runs: billed while the engine is up"
     )
+    mig_slices: MigSlices | None = Field(None, description=_MIG_SLICES)
     asset: Text | None = Field(
         None, description="name of the hardware in the books, one for each engine; default: the engine's own name"
     )
@@ -167,7 +175,11 @@ class OwnedFile(Section):
         None, description="share of the hours in which it works, 0..1; required"
     )
     power_kw: Annotated[Decimal, _Number, Field(ge=0, le=10_000)] | None = Field(
-        None, description="average draw in kW, as measured (else 0.6 of the rated power); required"
+        None,
+        description=(
+            "average draw in kW (a guess: 0.6 of the rated power): what standard costs rest on, and what is invoiced "
+            "while the cards' own energy counters cannot be read; required"
+        ),
     )
     pue_ratio: Annotated[Decimal, _Number, Field(ge=1, le=10)] | None = Field(
         None, description="power usage effectiveness of the room, 1 or more; required"
@@ -177,6 +189,7 @@ class OwnedFile(Section):
     )
     colo_usd_per_hour: Usd | None = Field(None, description="rent for rack and cooling in USD an hour; required")
     ops_usd_per_hour: Usd | None = Field(None, description="work of people and contracts in USD an hour; required")
+    mig_slices: MigSlices | None = Field(None, description=_MIG_SLICES)
     asset: Text | None = Field(
         None, description="name of the hardware in the books, one for each engine; default: the engine's own name"
     )

@@ -12,13 +12,14 @@ from typing import Any
 from router.commands.books import books_of, usd
 from router.commands.output import Format, write_json, write_rows
 from router.commands.ranges import Range
+from router.core.energy import EnergyUse, together
 from router.core.periods import Period, fully_loaded, loading_factor
 from router.stores.reports import Hours, PostedGroup, hours
 from router.stores.rows import from_us
 
 _COLUMNS = (
     "asset", "start", "end", "state", "on_s", "requests", "work_gpu_s", "invoice_nanousd", "absorbed_nanousd",
-    "unabsorbed_nanousd", "late_nanousd", "loading_factor",
+    "unabsorbed_nanousd", "late_nanousd", "energy_kwh", "energy_basis", "loading_factor",
 )  # fmt: skip
 _MONEY = ("invoice", "absorbed", "unabsorbed", "late")
 
@@ -37,6 +38,7 @@ class _Line:
     invoice_nanousd: int = 0
     absorbed_nanousd: int = 0
     late_nanousd: int = 0
+    energy: EnergyUse | None = None
     lines: dict[str, int] = field(default_factory=dict)
 
     def add(self, period: Period, groups: Iterable[PostedGroup]) -> None:
@@ -46,6 +48,7 @@ class _Line:
         self.work_gpu_ns += period.work_gpu_ns
         self.invoice_nanousd += period.invoice_nanousd
         self.absorbed_nanousd += period.absorbed_nanousd
+        self.energy = together(self.energy, period.energy)
         for group in groups:
             self.requests += group.requests
             self.late_nanousd += group.adjusts_nanousd
@@ -65,6 +68,8 @@ class _Line:
             "absorbed_nanousd": self.absorbed_nanousd,
             "unabsorbed_nanousd": self.invoice_nanousd - self.absorbed_nanousd,
             "late_nanousd": self.late_nanousd,
+            "energy_kwh": round(self.energy.kwh, 9) if self.energy is not None else None,
+            "energy_basis": self.energy.basis.value if self.energy is not None else None,
             "loading_factor": loading_factor(self.invoice_nanousd, self.absorbed_nanousd) if self.closed else None,
         }
 
@@ -136,8 +141,9 @@ def loaded_costs(found: Hours) -> list[dict[str, Any]]:
 
 
 def _write_table(lines: list[_Line], loaded: list[dict[str, Any]]) -> None:
-    columns = (*_COLUMNS[:7], *(f"{name}_usd" for name in _MONEY), "loading_factor")
     rows = [line.row() for line in lines]
+    energy = ("energy_kwh", "energy_basis") if any(row["energy_basis"] for row in rows) else ()
+    columns = (*_COLUMNS[:7], *(f"{name}_usd" for name in _MONEY), *energy, "loading_factor")
     total: dict[str, Any] = {"asset": "total"} | _totals(lines)
     for row in (*rows, total):
         row |= {f"{name}_usd": usd(row[f"{name}_nanousd"]) for name in _MONEY}

@@ -12,6 +12,9 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 HOURS_PER_YEAR = Decimal(8766)
 """The mean year, leap days included."""
 
+MIG_SLICES = 7
+"""Compute slices that a card is cut into."""
+
 _CONTEXT = Context(prec=40, rounding=ROUND_HALF_EVEN)
 _NS_PER_HOUR = 3_600_000_000_000
 _NANO_PER_USD = Decimal(1_000_000_000)
@@ -121,6 +124,16 @@ def invoice_nanousd(usd_per_hour: Decimal, on_ns: int) -> int:
         raise ValueError(f"on_ns must not be negative: {on_ns}")
     usd = _CONTEXT.divide(_CONTEXT.multiply(usd_per_hour, Decimal(on_ns)), Decimal(_NS_PER_HOUR))
     return int(_CONTEXT.multiply(usd, _NANO_PER_USD).to_integral_value(rounding=ROUND_HALF_EVEN))
+
+
+def wall_usd_per_kwh(hardware: OwnedHardware) -> Decimal:
+    """What a kilowatt-hour at the cards costs, with what the room takes on top."""
+    return _CONTEXT.multiply(hardware.pue_ratio, hardware.usd_per_kwh)
+
+
+def share_of_card(usd: Decimal, mig_slices: int | None) -> Decimal:
+    """What of `usd` falls on a MIG instance of `mig_slices` compute slices; the whole card's without."""
+    return usd if mig_slices is None else _CONTEXT.divide(usd * mig_slices, Decimal(MIG_SLICES))
 
 
 def _hours_in_service(hardware: OwnedHardware) -> Decimal:

@@ -4,7 +4,7 @@ A period is a UTC hour, cut where the asset's rate changed within it. Once close
 booked in the first open period and says which one it adjusts. Times are integer microseconds since 1970 UTC, amounts
 integer nano-dollars, ranges half-open.
 
-    invoice    = rate * on-time                   powered is what counts, not serving
+    invoice    = rate * on-time                   powered is what counts, not serving; measured energy at what it was
     absorbed   = sum of the standard costs booked in the period
     unabsorbed = invoice - absorbed               idle cost, or (below 0) over-absorption; never clipped (IAS 2.13)
 """
@@ -18,11 +18,14 @@ from enum import StrEnum
 
 from router.core.charges import apportion, largest_remainder
 from router.core.datamodels import NANO_PER_USD, Outcome
+from router.core.energy import EnergyBasis, EnergyTerms, EnergyUse, Stretch, energy_use
 from router.core.hardware import invoice_nanousd
 
 HOUR_US = 3_600_000_000
 GRACE_US = 120_000_000
 """How long after its end a period is closed: what is still on its way gets in."""
+
+ENERGY_LINE = "energy"
 
 _CONTEXT = Context(prec=40, rounding=ROUND_HALF_EVEN)
 
@@ -38,7 +41,9 @@ class OnMode(StrEnum):
 class AssetTerms:
     """What is paid for one asset. `cost_lines` are USD per hour by name and add up to `usd_per_hour`.
 
-    `version` names the rate; it is part of the price version of every charge made at it.
+    `version` names the rate; it is part of the price version of every charge made at it. `energy` is set for hardware
+    that is owned: its line is then invoiced at what was measured, as far as that was. `shared_engine` names an engine
+    that several gateways may use, and pay for once; `None`: nobody else can be on this hardware.
     """
 
     asset: str
@@ -48,6 +53,8 @@ class AssetTerms:
     practical_capacity_ratio: Decimal
     cost_lines: tuple[tuple[str, Decimal], ...]
     version: str
+    energy: EnergyTerms | None = None
+    shared_engine: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,12 @@ class Rate:
     usd_per_hour: Decimal
     version: str
     cost_lines: tuple[tuple[str, Decimal], ...] = ()
+    energy: EnergyTerms | None = None
+
+    @property
+    def without_energy(self) -> Decimal:
+        """USD per hour of all lines but energy."""
+        return self.usd_per_hour - sum((usd for name, usd in self.cost_lines if name == ENERGY_LINE), Decimal(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +92,10 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """One period of one asset. While it is open, invoice and absorbed are what has come together so far."""
+    """One period of one asset. While it is open, invoice and absorbed are what has come together so far.
+
+    `energy` is set for hardware whose energy is a line of its own, and says how it is known.
+    """
 
     asset: str
     start_us: int
@@ -92,6 +108,7 @@ class Period:
     work_gpu_ns: int = 0
     closed: bool = True
     cost_lines: tuple[tuple[str, Decimal], ...] = ()
+    energy: EnergyUse | None = None
 
     @property
     def unabsorbed_nanousd(self) -> int:
@@ -104,12 +121,16 @@ class Period:
         return loading_factor(self.invoice_nanousd, self.absorbed_nanousd)
 
     def invoice_lines(self) -> dict[str, int]:
-        """The invoice by cost line, adding up to it exactly."""
-        weights = [int(usd * NANO_PER_USD) for _, usd in self.cost_lines]
+        """The invoice by cost line, adding up to it exactly; energy at what it was, as far as it was measured."""
+        lines, rest = self.cost_lines, self.invoice_nanousd
+        measured = {}
+        if self.energy is not None and self.energy.basis is not EnergyBasis.MODELLED:
+            measured = {ENERGY_LINE: self.energy.nanousd}
+            lines, rest = tuple(line for line in lines if line[0] != ENERGY_LINE), rest - self.energy.nanousd
+        weights = [int(usd * NANO_PER_USD) for _, usd in lines]
         if sum(weights) == 0:
-            return {"rent": self.invoice_nanousd}
-        names = (name for name, _ in self.cost_lines)
-        return dict(zip(names, apportion(self.invoice_nanousd, weights), strict=True))
+            return measured if measured and rest == 0 else {"rent": rest} | measured
+        return dict(zip((name for name, _ in lines), apportion(rest, weights), strict=True)) | measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +193,26 @@ def on_us(intervals: Iterable[OnInterval], start_us: int, end_us: int) -> int:
 
 
 def settle_period(
-    asset: str, span: Span, *, on_for_us: int, absorbed_nanousd: int, work_gpu_ns: int, closed: bool = True
+    asset: str,
+    span: Span,
+    *,
+    on_for_us: int,
+    absorbed_nanousd: int,
+    work_gpu_ns: int,
+    closed: bool = True,
+    until_us: int | None = None,
+    stretches: Iterable[Stretch] = (),
 ) -> Period:
-    """The period's account: its invoice for `on_for_us`, and what its work absorbed."""
+    """The period's account: its invoice for `on_for_us`, and what its work absorbed.
+
+    `stretches` are what was measured of its energy, `until_us` is how far an open period has come.
+    """
+    invoice, energy = invoice_nanousd(span.rate.usd_per_hour, on_for_us * 1000), None
+    if span.rate.energy is not None:
+        end_us = span.end_us if until_us is None else min(until_us, span.end_us)
+        energy = energy_use(stretches, span.rate.energy, start_us=span.start_us, end_us=end_us, on_for_us=on_for_us)
+        if energy.basis is not EnergyBasis.MODELLED:
+            invoice = invoice_nanousd(span.rate.without_energy, on_for_us * 1000) + energy.nanousd
     return Period(
         asset=asset,
         start_us=span.start_us,
@@ -182,11 +220,12 @@ def settle_period(
         on_us=on_for_us,
         usd_per_hour=span.rate.usd_per_hour,
         rate_version=span.rate.version,
-        invoice_nanousd=invoice_nanousd(span.rate.usd_per_hour, on_for_us * 1000),
+        invoice_nanousd=invoice,
         absorbed_nanousd=absorbed_nanousd,
         work_gpu_ns=work_gpu_ns,
         closed=closed,
         cost_lines=span.rate.cost_lines,
+        energy=energy,
     )
 
 

@@ -30,6 +30,7 @@ from sqlalchemy import (
 )
 
 from router.core.datamodels import Outcome, WorkDone
+from router.core.energy import CardLook, EnergyTerms, Stretch
 from router.core.periods import (
     AssetTerms,
     OnInterval,
@@ -44,6 +45,8 @@ from router.core.periods import (
     settle_period,
     status_of,
 )
+from router.stores import metered
+from router.stores.claims import AssetClaims
 from router.stores.engines import parse_url, write_engine
 from router.stores.rows import storable
 from router.stores.schema import LOST, asset, asset_on, asset_rate, attempt, period, posting
@@ -59,33 +62,47 @@ class PeriodStore:
 
     def __init__(self, url: str) -> None:
         self.engine: Engine = write_engine(parse_url(url))
+        self._claims = AssetClaims(self.engine)
 
     def close(self) -> None:
-        """Drop the connections."""
+        """Drop the connections, and with them the claims."""
+        self._claims.release()
         self.engine.dispose()
+
+    def renew_claims(self) -> None:
+        """See that this gateway still holds its hardware's names. Raises AssetInUse."""
+        self._claims.renew()
 
     def register(self, terms: Sequence[AssetTerms], home: str, now_us: int) -> None:
         """Begin a life of a gateway with these assets: new ones are on from now, a new rate holds from now.
 
-        What this `home` had before and has no more is off from now on.
+        What this `home` had before and has no more is off from now on, unless another gateway has it now. Raises
+        AssetInUse where another gateway keeps hardware of the same name.
         """
-        with self.engine.begin() as connection:
+        with self._claims.taking(terms), self.engine.begin() as connection:
             for one in terms:
                 self._register(connection, one, home, now_us)
             names = [one.asset for one in terms]
-            gone = select(asset.c.asset).where(asset.c.home == home, asset.c.asset.not_in(names))
+            left = connection.scalars(select(asset.c.asset).where(asset.c.home == home, asset.c.asset.not_in(names)))
+            gone = [name for name in left if not self._claims.elsewhere(name)]
             self._switch_off(connection, asset_on.c.asset.in_(gone), now_us)
 
     def _register(self, connection: Connection, terms: AssetTerms, home: str, now_us: int) -> None:
         known = _lock(connection, terms.asset)
-        facts = {"home": home, "kind": terms.kind, "on_mode": terms.on.value}
+        facts = {
+            "home": home,
+            "kind": terms.kind,
+            "on_mode": terms.on.value,
+            "shared_engine": terms.shared_engine,
+        }
         if known is None:
             start = {"asset": terms.asset, "first_on_us": now_us, "closed_until_us": hour_of(now_us)}
             connection.execute(insert(asset).values(**facts, **start))
         else:
             connection.execute(update(asset).where(asset.c.asset == terms.asset).values(**facts))
         latest = max(rates_of(connection, terms.asset), key=lambda rate: rate.from_us, default=None)
-        same = latest is not None and (latest.version, latest.usd_per_hour) == (terms.version, terms.usd_per_hour)
+        told = (terms.version, terms.usd_per_hour, terms.energy)
+        same = latest is not None and (latest.version, latest.usd_per_hour, latest.energy) == told
         # A clock that was set back must not put a rate into periods that are closed.
         from_us = max(now_us, latest.from_us + 1, known.closed_until_us) if latest and known else now_us
         if not same:
@@ -97,6 +114,8 @@ class PeriodStore:
                     practical_capacity_ratio=str(terms.practical_capacity_ratio),
                     cost_lines=_lines_json(terms.cost_lines),
                     version=terms.version,
+                    power_kw=str(terms.energy.power_kw) if terms.energy is not None else None,
+                    wall_usd_per_kwh=str(terms.energy.wall_usd_per_kwh) if terms.energy is not None else None,
                 )
             )
         mine = asset_on.c.asset == terms.asset
@@ -130,6 +149,17 @@ class PeriodStore:
         with self.engine.begin() as connection:
             _lock(connection, name)
             self._keep_on(connection, name, from_us, to_us)
+
+    def note_energy(self, name: str, stretches: Sequence[Stretch], boot: str) -> None:
+        """What was measured of the asset's energy in the life `boot` of the machine; told again as it grows."""
+        with self.engine.begin() as connection:
+            _lock(connection, name)
+            metered.keep(connection, name, stretches, boot)
+
+    def last_looks(self, name: str, boot: str) -> list[CardLook]:
+        """What each card's counter said when it was last looked at, in the life `boot` of the machine."""
+        with self.engine.begin() as connection:
+            return metered.last_looks(connection, name, boot)
 
     def note_progress(self, notes: Sequence[WorkDone], done_us: int) -> None:
         """Book what running attempts have done by `done_us` (the last microsecond of a period)."""
@@ -199,6 +229,7 @@ class PeriodStore:
         """Close what is due, up to `_CLOSED_AT_ONCE` periods; True if there may be more."""
         rows, count, until_us = [], 0, state.closed_until_us
         booked = _booked(connection, state.name, state.closed_until_us)
+        stretches = metered.stretches_of(connection, state.name, state.closed_until_us)
         for span in due(state.rates, state.closed_until_us, now_us):
             count += 1
             until_us = span.end_us
@@ -207,7 +238,12 @@ class PeriodStore:
             # An hour in which it was off and did nothing is no period of its books.
             if on_for_us or postings:
                 closed = settle_period(
-                    state.name, span, on_for_us=on_for_us, absorbed_nanousd=absorbed, work_gpu_ns=work
+                    state.name,
+                    span,
+                    on_for_us=on_for_us,
+                    absorbed_nanousd=absorbed,
+                    work_gpu_ns=work,
+                    stretches=stretches,
                 )
                 rows.append(_period_row(closed, now_us))
             if count == _CLOSED_AT_ONCE:
@@ -258,9 +294,15 @@ def rates_of(connection: Connection, name: str) -> list[Rate]:
     """The asset's rates, ascending."""
     query = select(asset_rate).where(asset_rate.c.asset == name).order_by(asset_rate.c.from_us)
     return [
-        Rate(row.from_us, Decimal(row.usd_per_hour), row.version, lines_of(row.cost_lines))
+        Rate(row.from_us, Decimal(row.usd_per_hour), row.version, lines_of(row.cost_lines), _energy_terms(row))
         for row in connection.execute(query)
     ]
+
+
+def _energy_terms(row: Row[Any]) -> EnergyTerms | None:
+    if row.power_kw is None:
+        return None
+    return EnergyTerms(Decimal(row.power_kw), Decimal(row.wall_usd_per_kwh))
 
 
 def on_of(connection: Connection, name: str, since_us: int) -> list[OnInterval]:
@@ -339,4 +381,5 @@ def _period_row(closed: Period, now_us: int) -> dict[str, Any]:
         "unabsorbed_nanousd": closed.unabsorbed_nanousd,
         "work_gpu_ns": closed.work_gpu_ns,
         "closed_at_us": now_us,
+        **metered.columns_of(closed.energy),
     }

@@ -20,6 +20,7 @@ from router.core.datamodels import Outcome, Tier, TokenUsage
 from router.core.judgements import OVERHEAD_TENANTS
 from router.core.periods import HOUR_US, Period, on_us, settle_period, span_at
 from router.core.savings import OVERHEAD_PREFIX, Tried
+from router.stores.metered import energy_of, stretches_of
 from router.stores.periods import lines_of, on_of, rates_of
 from router.stores.queries import look, within
 from router.stores.rows import from_us, to_us
@@ -111,7 +112,8 @@ class Answered:
 
 
 def _has_hours(connection: Connection) -> bool:
-    return inspect(connection).has_table("period")
+    # a look at books that a newer program has not brought up to date yet
+    return inspect(connection).has_table("period") and inspect(connection).has_table("asset_energy")
 
 
 def hours(engine: Engine, now_utc: datetime, from_utc: datetime | None = None, to_utc: datetime | None = None) -> Hours:
@@ -157,6 +159,7 @@ def _period_of(row: Any) -> Period:
         absorbed_nanousd=row.absorbed_nanousd,
         work_gpu_ns=row.work_gpu_ns,
         cost_lines=lines_of(row.cost_lines),
+        energy=energy_of(row),
     )
 
 
@@ -169,6 +172,7 @@ def _open_periods(
         p.asset == row.asset, p.period_us >= row.closed_until_us
     )
     booked = {r[0]: (int(r[1]), int(r[2])) for r in connection.execute(query.group_by(p.period_us))}
+    stretches = stretches_of(connection, row.asset, row.closed_until_us)
     low = to_us(from_utc) if from_utc is not None else 0
     high = to_us(to_utc) if to_utc is not None else now_us
     at_us = row.closed_until_us
@@ -179,7 +183,14 @@ def _open_periods(
         if span.start_us >= low and (on_for_us or span.start_us in booked):
             absorbed, work = booked.get(span.start_us, (0, 0))
             yield settle_period(
-                row.asset, span, on_for_us=on_for_us, absorbed_nanousd=absorbed, work_gpu_ns=work, closed=False
+                row.asset,
+                span,
+                on_for_us=on_for_us,
+                absorbed_nanousd=absorbed,
+                work_gpu_ns=work,
+                closed=False,
+                until_us=now_us,
+                stretches=stretches,
             )
 
 

@@ -146,6 +146,8 @@ asset = Table(
     Column("on_mode", Text, nullable=False),
     Column("first_on_us", BigInteger, nullable=False),
     Column("closed_until_us", BigInteger, nullable=False),
+    # The engine on it that several gateways may use; none: it is one gateway's alone.
+    Column("shared_engine", Text),
 )
 
 # Decimals and cost lines (JSON: USD an hour by name) are text, so that no digit is lost.
@@ -158,6 +160,8 @@ asset_rate = Table(
     Column("practical_capacity_ratio", Text, nullable=False),
     Column("cost_lines", Text, nullable=False),
     Column("version", Text, nullable=False),
+    Column("power_kw", Text),
+    Column("wall_usd_per_kwh", Text),
 )
 
 # Without `to_us` it is on until further notice, whether or not a gateway runs.
@@ -167,6 +171,22 @@ asset_on = Table(
     Column("asset", Text, primary_key=True),
     Column("from_us", BigInteger, primary_key=True),
     Column("to_us", BigInteger),
+)
+
+# What was measured of the energy of an asset's cards; the last stretch of a card grows. `boot` names the start of the
+# machine that `counter_mj` has run in.
+asset_energy = Table(
+    "asset_energy",
+    metadata,
+    Column("asset", Text, primary_key=True),
+    Column("card", Text, primary_key=True),
+    Column("from_us", BigInteger, primary_key=True),
+    Column("to_us", BigInteger, nullable=False),
+    Column("energy_mj", BigInteger, nullable=False),
+    Column("basis", Text, nullable=False),
+    Column("counter_mj", BigInteger),
+    Column("cards", Integer, nullable=False),
+    Column("boot", Text, nullable=False),
 )
 
 # Which part of which attempt's charge stands in which period; only ever added to.
@@ -204,4 +224,9 @@ period = Table(
     Column("unabsorbed_nanousd", BigInteger, nullable=False),
     Column("work_gpu_ns", BigInteger, nullable=False),
     Column("closed_at_us", BigInteger, nullable=False),
+    # Where energy is a line of its own: what was measured of it, what is modelled, and how it is known.
+    Column("energy_measured_mj", BigInteger),
+    Column("energy_modelled_mj", BigInteger),
+    Column("energy_nanousd", BigInteger),
+    Column("energy_basis", Text),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,28 +20,12 @@ from router.core.judgements import SHADOW_TENANT, JudgedAnswer
 from router.learning_loop.export import Exported, export
 from router.stores.sql import SqlLedger
 from tests.ledger_samples import NOON, WallClock, settled, tried
-from tests.postgres import Cluster, binaries, cluster
 
 FEATURES = RequestFeatures("", 12, False, 1, 0, 1, 0.0, False, False, False, 400, 1)
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Cluster | None]:
-    found = binaries()
-    if found is None:
-        yield None
-        return
-    with cluster(found) as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-async def ledger(request: pytest.FixtureRequest, tmp_path: Path, postgres: Cluster | None) -> AsyncIterator[SqlLedger]:
-    url = f"sqlite:///{tmp_path}/ledger.db"
-    if request.param == "postgres":
-        if postgres is None:
-            pytest.skip("no PostgreSQL server binaries on this machine")
-        url = postgres.new_database()
+@pytest.fixture
+async def ledger(url: str, tmp_path: Path) -> AsyncIterator[SqlLedger]:
     opened = await SqlLedger.open(url, tmp_path, clock=WallClock())
     yield opened
     await opened.close()

@@ -254,6 +254,43 @@ async def test_a_lost_card_and_a_failing_provider_at_once_leave_the_third_to_ans
         await m.tier_becomes("local")
 
 
+OWNED = {
+    "kind": "owned", "purchase_usd": 8766, "residual_usd": 0, "years": 1, "discount_rate_ratio": 0,
+    "availability_ratio": 1, "power_kw": 0.06, "pue_ratio": 1, "usd_per_kwh": 0.25, "colo_usd_per_hour": 0,
+    "ops_usd_per_hour": 0,
+}  # fmt: skip
+
+
+async def test_what_an_owned_card_draws_is_invoiced_over_a_restart_of_the_gateway(
+    tmp_path: Path, library: Path
+) -> None:
+    one_card = TWO_CARDS.replace("gpus 2", "gpus 1") + "uuid GPU-5f1c\n"
+
+    def periods() -> list[dict[str, Any]]:
+        books = ("--config", "test-router.yaml", "--format", "json")
+        done = run_command("report", "periods", *books, folder=tmp_path / "work", environ=KEYS)
+        assert done.returncode == 0, done.stderr
+        found: list[dict[str, Any]] = json.loads(done.stdout)["rows"]
+        return found
+
+    async with machine(tmp_path, library, one_card + "energy_mj 5000000000\n", hardware=OWNED) as m:
+        await m.page_becomes('router_gpu_power_watts{gpu="0"}')
+        m.cards(one_card.replace("60000", "61000") + "energy_mj 5002000000\n")
+        await m.page_becomes('router_gpu_power_watts{gpu="0"} 61.0')
+    first = sum(row["energy_kwh"] for row in periods())
+    # the gateway is gone, the card goes on: what it draws meanwhile is in its counter
+    async with machine(tmp_path, library, one_card + "energy_mj 5003600000\n", hardware=OWNED) as m:
+        await m.page_becomes('router_gpu_power_watts{gpu="0"}')
+    rows = periods()
+    assert rows
+    assert {row["energy_basis"] for row in rows} <= {"partly_measured", "measured"}
+    assert all(row["invoice_lines_nanousd"].keys() >= {"capital", "energy"} for row in rows)
+    assert all(sum(row["invoice_lines_nanousd"].values()) == row["invoice_nanousd"] for row in rows)
+    # 3600 J are a watt-hour, drawn from the first look to the last
+    assert first > 2_000 / 3_600_000
+    assert sum(row["energy_kwh"] for row in rows) > 3_600 / 3_600_000
+
+
 def doctor(tmp_path: Path, library: Path, cards: str) -> tuple[int, dict[str, dict[str, str]]]:
     (tmp_path / "cards.txt").write_text(cards)
     (tmp_path / "router.yaml").write_text(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,26 +21,6 @@ from router.stores.events import Settled
 from router.stores.liveness import LedgerInUse
 from router.stores.sql import SqlLedger
 from tests.ledger_samples import NOON, WallClock, hold, opened, settled, tried
-from tests.postgres import Cluster, binaries, cluster
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Cluster | None]:
-    found = binaries()
-    if found is None:
-        yield None
-        return
-    with cluster(found) as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def url(request: pytest.FixtureRequest, tmp_path: Path, postgres: Cluster | None) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/books/ledger.db"
-    if postgres is None:
-        pytest.skip("no PostgreSQL server binaries on this machine")
-    return postgres.new_database()
 
 
 @pytest.fixture
@@ -214,12 +194,11 @@ async def test_what_a_gateway_left_open_is_booked_by_the_next(url: str, tmp_path
         await second.close()
 
 
+@pytest.mark.postgres
 async def test_two_gateways_share_a_postgres_and_leave_each_others_requests_alone(
-    tmp_path: Path, postgres: Cluster | None
+    tmp_path: Path, postgres_url: str
 ) -> None:
-    if postgres is None:
-        pytest.skip("no PostgreSQL server binaries on this machine")
-    url = postgres.new_database()
+    url = postgres_url
     first, second = await asyncio.gather(*(SqlLedger.open(url, tmp_path, clock=WallClock(NOON)) for _ in range(2)))
     await first.reserve(hold("alive"))
     third = await SqlLedger.open(url, tmp_path, clock=WallClock(NOON))

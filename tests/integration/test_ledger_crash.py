@@ -6,7 +6,6 @@ import random
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,19 +15,8 @@ from router.stores import queries
 from router.stores.engines import read_engine
 from router.stores.sql import SqlLedger
 from tests.ledger_samples import WallClock
-from tests.postgres import Cluster, binaries, cluster
 
 CHILD = Path(__file__).resolve().parents[1] / "ledger_child.py"
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Cluster | None]:
-    found = binaries()
-    if found is None:
-        yield None
-        return
-    with cluster(found) as server:
-        yield server
 
 
 def run_and_kill(url: str, data_dir: Path, prefix: str, trouble: float, luck: random.Random) -> dict[str, set[str]]:
@@ -69,17 +57,8 @@ def check(promised: dict[str, set[str]], url: str, prefix: str) -> None:
 
 
 @pytest.mark.parametrize("trouble", [0.0, 0.2])
-@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-async def test_nothing_is_lost_and_nothing_is_booked_twice(
-    kind: str, trouble: float, tmp_path: Path, postgres: Cluster | None
-) -> None:
-    if kind == "postgres":
-        if postgres is None:
-            pytest.skip("no PostgreSQL server binaries on this machine")
-        url = postgres.new_database()
-    else:
-        url = f"sqlite:///{tmp_path}/ledger.db"
-    luck = random.Random(f"{kind}{trouble}")
+async def test_nothing_is_lost_and_nothing_is_booked_twice(url: str, trouble: float, tmp_path: Path) -> None:
+    luck = random.Random(f"{url.partition(':')[0]}{trouble}")
     for life in range(3):
         prefix = f"life{life}"
         promised = run_and_kill(url, tmp_path, prefix, trouble, luck)

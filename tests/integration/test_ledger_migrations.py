@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -20,28 +19,8 @@ from router.stores.schema import metadata
 from router.stores.spool import FOLDER
 from router.stores.sql import SqlLedger
 from tests.ledger_samples import NOON, WallClock, settled, tried
-from tests.postgres import Cluster, binaries, cluster
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "ledger"
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Cluster | None]:
-    found = binaries()
-    if found is None:
-        yield None
-        return
-    with cluster(found) as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def url(request: pytest.FixtureRequest, tmp_path: Path, postgres: Cluster | None) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/ledger.db"
-    if postgres is None:
-        pytest.skip("no PostgreSQL server binaries on this machine")
-    return postgres.new_database()
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ clock_mhz 1695
 clock_max_mhz 1980
 1.name NVIDIA L4
 1.utilization 3
+uuid GPU-5f1c6a0e
 """
 # Reads once per line of standard input, after writing that line's state, and prints what was read.
 READER = """
@@ -93,6 +94,7 @@ def test_two_cards_are_read_in_full(libraries: dict[str, Path], tmp_path: Path) 
         "xid": None,
         "sm_clock_mhz": 1695,
         "sm_clock_max_mhz": 1980,
+        "uuid": "GPU-5f1c6a0e",
     }
     assert (gpus[1]["name"], gpus[1]["utilization_ratio"]) == ("NVIDIA L4", 0.03)
 

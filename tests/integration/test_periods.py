@@ -22,26 +22,6 @@ from router.stores.schema import asset_on, attempt
 from router.stores.sql import SqlLedger
 from tests.hours import COUNTED, GPU, H0, MINUTE_US, RENTED, Books, check, local, note
 from tests.ledger_samples import NOON, WallClock, settled
-from tests.postgres import Cluster, binaries, cluster
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Cluster | None]:
-    found = binaries()
-    if found is None:
-        yield None
-        return
-    with cluster(found) as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def url(request: pytest.FixtureRequest, tmp_path: Path, postgres: Cluster | None) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/ledger.db"
-    if postgres is None:
-        pytest.skip("no PostgreSQL server binaries on this machine")
-    return postgres.new_database()
 
 
 @pytest.fixture

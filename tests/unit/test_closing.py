@@ -12,13 +12,24 @@ from typing import Any
 
 import pytest
 
+from local_llm.datamodels import GpuReading
 from router.closing import KeptAsset, PeriodKeeper, installation_id
 from router.core.datamodels import WorkDone
+from router.core.energy import CardLook, EnergyTerms, Stretch
 from router.core.periods import AssetTerms, OnMode
+from router.metering import Cards, boot_id
+from router.on_times import BEAT_US
+from router.stores.claims import AssetInUse
 from tests.fakes import NOON, FakeClock
 
 RENTED = AssetTerms("gpu0", "rented", OnMode.ALWAYS, Decimal("2.50"), Decimal(1), (), "rented-2.50")
 COUNTED = AssetTerms("gpu0", "rented", OnMode.WHILE_ENGINE_RUNS, Decimal("2.50"), Decimal(1), (), "rented-2.50")
+
+
+OWNED = AssetTerms(
+    "gpu0", "owned", OnMode.ALWAYS, Decimal("1.60"), Decimal(1), (), "owned-1.60",
+    EnergyTerms(Decimal("0.9"), Decimal("0.117")),
+)  # fmt: skip
 
 
 def us(moment: datetime) -> int:
@@ -32,6 +43,8 @@ class FakeBooks:
     told: list[tuple[Any, ...]] = field(default_factory=list)
     more: list[bool] = field(default_factory=list)
     broken: bool = False
+    looks: list[CardLook] = field(default_factory=list)
+    in_use: bool = False
 
     def _tell(self, *what: Any) -> None:
         if self.broken:
@@ -39,6 +52,8 @@ class FakeBooks:
         self.told.append(what)
 
     def register(self, terms: Sequence[AssetTerms], home: str, now_us: int) -> None:
+        if self.in_use:
+            raise AssetInUse("somebody else has it")
         self._tell("register", tuple(t.asset for t in terms), now_us)
 
     def assets_of(self, home: str) -> list[str]:
@@ -46,6 +61,16 @@ class FakeBooks:
 
     def note_on(self, name: str, from_us: int, to_us: int) -> None:
         self._tell("on", name, from_us, to_us)
+
+    def note_energy(self, name: str, stretches: Sequence[Stretch], boot: str) -> None:
+        self._tell("energy", name, tuple(stretches))
+
+    def last_looks(self, name: str, boot: str) -> list[CardLook]:
+        self._tell("last looks", name)
+        return list(self.looks)
+
+    def renew_claims(self) -> None:
+        self._tell("renew")
 
     def note_progress(self, notes: Sequence[WorkDone], done_us: int) -> None:
         self._tell("progress", tuple(n.request_id for n in notes), done_us)
@@ -99,14 +124,14 @@ def data_dir(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def keep(data_dir: Path, terms: AssetTerms | None = RENTED) -> Kept:
+def keep(data_dir: Path, terms: AssetTerms | None = RENTED, cards: Cards = lambda: None) -> Kept:
     books, clock, running = FakeBooks(), FakeClock(), set[Running]()
     world, warnings = {"on": True, "ready": True}, list[str]()
 
     def warn(event: str, **labels: str) -> None:
         warnings.append(event)
 
-    assets = [KeptAsset(terms, lambda: world["on"])] if terms is not None else []
+    assets = [KeptAsset(terms, lambda: world["on"], cards)] if terms is not None else []
     keeper = PeriodKeeper(
         books, assets=assets, in_progress=running, data_dir=data_dir, clock=clock,
         ready=lambda: world["ready"], on_warning=warn, ticker=_for_ever,
@@ -117,7 +142,7 @@ def keep(data_dir: Path, terms: AssetTerms | None = RENTED) -> Kept:
 async def test_the_hardware_is_on_from_the_start_even_if_the_database_comes_later(data_dir: Path) -> None:
     kept = keep(data_dir)
     kept.world["ready"] = False
-    kept.keeper.start()
+    await kept.keeper.start()
     await kept.turn(30)
     assert kept.books.told == []
     kept.world["ready"] = True
@@ -129,7 +154,7 @@ async def test_the_hardware_is_on_from_the_start_even_if_the_database_comes_late
 async def test_every_asset_of_the_installation_is_advanced_until_nothing_is_left(data_dir: Path) -> None:
     kept = keep(data_dir)
     kept.books.more = [False, True, True]
-    kept.keeper.start()
+    await kept.keeper.start()
     await kept.turn()
     assert [name for name, _ in kept.books.of("advance")] == ["gpu0", "gpu0", "gpu0", "sold"]
     await kept.turn(1)
@@ -141,7 +166,7 @@ async def test_every_asset_of_the_installation_is_advanced_until_nothing_is_left
 
 async def test_at_the_hour_the_progress_of_what_began_before_it_is_noted_once(data_dir: Path) -> None:
     kept = keep(data_dir)
-    kept.keeper.start()
+    await kept.keeper.start()
     await kept.turn(3599.5)
     kept.running |= {
         Running(kept.clock.utc),
@@ -156,7 +181,7 @@ async def test_at_the_hour_the_progress_of_what_began_before_it_is_noted_once(da
 
 async def test_notes_wait_in_memory_while_the_database_is_away_and_it_is_told_once(data_dir: Path) -> None:
     kept = keep(data_dir)
-    kept.keeper.start()
+    await kept.keeper.start()
     kept.running.add(Running(NOON))
     kept.books.broken = True
     for _ in range(3):
@@ -175,7 +200,7 @@ async def test_notes_wait_in_memory_while_the_database_is_away_and_it_is_told_on
 async def test_an_engine_counted_while_it_runs_is_on_from_its_start_to_its_end(data_dir: Path) -> None:
     kept = keep(data_dir, COUNTED)
     kept.world["on"] = False
-    kept.keeper.start()
+    await kept.keeper.start()
     await kept.turn(10)
     kept.world["on"] = True
     await kept.turn(10)
@@ -205,7 +230,7 @@ async def test_engines_counted_while_they_run_are_each_on_for_themselves(data_di
         data_dir=data_dir, clock=kept.clock, ready=lambda: True, on_warning=lambda event, **labels: None,
         ticker=_for_ever,
     )  # fmt: skip
-    keeper.start()
+    await keeper.start()
     for gpu0, gpu1 in ((True, False), (True, True), (False, True)):
         on |= {"gpu0": gpu0, "gpu1": gpu1}
         await keeper.turn()
@@ -221,7 +246,7 @@ async def test_engines_counted_while_they_run_are_each_on_for_themselves(data_di
 
 async def test_without_hardware_nothing_is_noted_but_what_was_sold_is_still_closed(data_dir: Path) -> None:
     kept = keep(data_dir, None)
-    kept.keeper.start()
+    await kept.keeper.start()
     await kept.turn()
     assert kept.books.of("register") == [((), us(NOON))]
     assert [name for name, _ in kept.books.of("advance")] == ["gpu0", "sold"]
@@ -247,11 +272,144 @@ async def test_it_runs_by_itself_and_wakes_for_the_hour(data_dir: Path) -> None:
         ready=lambda: True, on_warning=lambda event, **labels: None, ticker=ticker,
     )  # fmt: skip
     kept.clock.utc = NOON + timedelta(minutes=59, seconds=50, milliseconds=250)
-    keeper.start()
+    await keeper.start()
     await asyncio.wait_for(enough.wait(), 5)
     assert waits[9] == pytest.approx(0.75)
     assert all(wait == pytest.approx(1.0) for wait in (*waits[:9], *waits[10:]))
     await keeper.stop()
+
+
+async def test_after_a_death_the_time_on_is_booked_up_to_the_latest_end_it_may_have_had(data_dir: Path) -> None:
+    dead = keep(data_dir, COUNTED)
+    dead.world["ready"] = False  # nothing of it has reached the database
+    await dead.keeper.start()
+    for _ in range(10):
+        await dead.turn(1)
+    heir = keep(data_dir, COUNTED)
+    heir.world["on"] = False
+    heir.clock.tick(600)
+    await heir.keeper.start()
+    await heir.turn()
+    begun = us(NOON) + 1_000_000
+    assert heir.books.of("on") == [("gpu0", begun, us(NOON) + 10_000_000 + BEAT_US)]
+    await heir.turn(1)
+    assert not (data_dir / "on-times.json").exists()
+    await heir.keeper.stop()
+
+
+async def test_what_an_orderly_end_has_told_is_not_made_longer_by_the_next_start(data_dir: Path) -> None:
+    first = keep(data_dir, COUNTED)
+    await first.keeper.start()
+    await first.turn(5)
+    await first.turn(5)
+    await first.keeper.stop()
+    told = first.books.of("on")[-1]
+    second = keep(data_dir, COUNTED)
+    second.world["on"] = False
+    second.clock.tick(3_000)
+    await second.keeper.start()
+    await second.turn()
+    assert set(second.books.of("on")) <= {told}
+    await second.keeper.stop()
+
+
+async def test_hardware_that_another_gateway_keeps_is_refused_at_the_start(data_dir: Path) -> None:
+    kept = keep(data_dir)
+    kept.books.in_use = True
+    with pytest.raises(AssetInUse):
+        await kept.keeper.start()
+    await kept.keeper.stop()
+    assert kept.books.told == [("close",)]
+
+
+async def test_hardware_found_taken_once_the_database_is_back_is_told_and_its_hours_wait(data_dir: Path) -> None:
+    kept = keep(data_dir)
+    kept.world["ready"] = False
+    await kept.keeper.start()
+    kept.world["ready"], kept.books.in_use = True, True
+    await kept.turn(1)
+    await kept.turn(1)
+    assert kept.warnings == ["hours_behind"]
+    assert kept.books.of("advance") == []
+    kept.books.in_use = False
+    await kept.turn(1)
+    assert len(kept.books.of("advance")) == 2
+    await kept.keeper.stop()
+
+
+async def test_the_claims_on_the_hardware_are_looked_after(data_dir: Path) -> None:
+    kept = keep(data_dir)
+    await kept.keeper.start()
+    await kept.turn()
+    before = len(kept.books.of("renew"))
+    await kept.turn(31)
+    assert len(kept.books.of("renew")) == before + 1
+    await kept.keeper.stop()
+
+
+@dataclass
+class Card:
+    """A card that draws 300 W; what a watcher last saw of it."""
+
+    clock: FakeClock | None = None
+    counter_j: float | None = 5_000.0
+    seen: tuple[float, tuple[GpuReading, ...]] | None = None
+
+    def look(self) -> None:
+        assert self.clock is not None
+        counter = None if self.counter_j is None else self.counter_j + 300 * self.clock.t_s
+        reading = GpuReading(0, "L4", power_w=300.0, energy_j=counter, uuid="GPU-1")
+        self.seen = (self.clock.t_s, (reading,))
+
+
+async def test_what_the_cards_of_owned_hardware_draw_is_noted_and_goes_on_after_a_restart(data_dir: Path) -> None:
+    card = Card()
+    kept = keep(data_dir, OWNED, lambda: card.seen)
+    card.clock = kept.clock
+    await kept.keeper.start()
+    for _ in range(31):
+        card.look()
+        await kept.turn(1)
+    await kept.keeper.stop()
+    name, stretches = kept.books.of("energy")[-1]
+    (whole,) = stretches
+    assert (name, whole.card, whole.energy_mj, whole.to_us - whole.from_us) == ("gpu0", "GPU-1", 9_000_000, 30_000_000)
+    heir = keep(data_dir, OWNED, lambda: card.seen)
+    heir.books.looks = [CardLook("GPU-1", whole.to_us, whole.counter_mj, None)]
+    heir.clock.tick(630)
+    card.clock = heir.clock
+    await heir.keeper.start()
+    assert heir.books.of("last looks") == [("gpu0",)]
+    card.look()
+    await heir.turn(0)
+    (_, (gap,)) = heir.books.of("energy")[0]
+    assert (gap.from_us, gap.energy_mj) == (whole.to_us, 300_000 * round((gap.to_us - gap.from_us) / 1e6))
+    await heir.keeper.stop()
+
+
+async def test_hours_that_went_by_wait_a_moment_for_the_first_look_at_the_cards(data_dir: Path) -> None:
+    kept = keep(data_dir, OWNED)
+    await kept.keeper.start()
+    await kept.turn(3)
+    assert [name for name, _ in kept.books.of("advance")] == ["sold"]
+    await kept.turn(8)
+    assert [name for name, _ in kept.books.of("advance")] == ["sold", "gpu0", "sold"]
+    await kept.keeper.stop()
+
+
+async def test_rented_hardware_is_not_metered(data_dir: Path) -> None:
+    def nobody_asks() -> None:
+        raise AssertionError("a card was looked at")
+
+    kept = keep(data_dir, RENTED, nobody_asks)
+    await kept.keeper.start()
+    await kept.turn(1)
+    await kept.keeper.stop()
+    assert kept.books.of("energy") == []
+
+
+def test_the_start_of_the_machine_has_a_name_that_stays() -> None:
+    assert boot_id() == boot_id() != ""
 
 
 def test_an_installation_keeps_its_name(tmp_path: Path) -> None:

@@ -131,6 +131,30 @@ def test_owned_hardware_has_all_its_figures() -> None:
     assert (hardware.purchase_usd, hardware.usd_per_kwh) == (Decimal(40_000), Decimal("0.09"))
 
 
+def test_a_mig_instance_is_paid_for_by_its_share_of_the_card() -> None:
+    rented = parse_settings(
+        EMBEDDED.replace("embedded}", "embedded, hardware: {kind: rented, usd_per_hour: 2.80, mig_slices: 3}}"), {}
+    ).tiers.local.hardware
+    assert isinstance(rented, RentedHardware)
+    assert rented.usd_per_hour == Decimal("1.2")
+    owned = parse_settings(
+        EMBEDDED.replace(
+            "embedded}",
+            "embedded, hardware: {kind: owned, purchase_usd: 42000, residual_usd: 7000, years: 4, mig_slices: 1, "
+            "discount_rate_ratio: 0.08, availability_ratio: 0.98, power_kw: 0.7, pue_ratio: 1.3, usd_per_kwh: 0.09, "
+            "colo_usd_per_hour: 0.14, ops_usd_per_hour: 0.21}}",
+        ),
+        {},
+    ).tiers.local.hardware
+    assert isinstance(owned, OwnedHardware)
+    assert (owned.purchase_usd, owned.residual_usd, owned.power_kw) == (Decimal(6000), Decimal(1000), Decimal("0.1"))
+    assert (owned.colo_usd_per_hour, owned.ops_usd_per_hour) == (Decimal("0.02"), Decimal("0.03"))
+    assert (owned.pue_ratio, owned.usd_per_kwh, owned.years) == (Decimal("1.3"), Decimal("0.09"), 4)
+    assert "mig_slices" in only_problem(
+        EMBEDDED.replace("embedded}", "embedded, hardware: {kind: rented, usd_per_hour: 2.80, mig_slices: 8}}")
+    )
+
+
 def test_all_mistakes_come_in_one_report_in_the_order_of_the_file() -> None:
     found = problems(
         """server:

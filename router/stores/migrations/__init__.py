@@ -8,12 +8,17 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, Engine, inspect
 
 from router.errors import RouterError
-from router.stores.migrations import m0001_initial, m0002_periods, m0003_judgements
+from router.stores.migrations import m0001_initial, m0002_periods, m0003_judgements, m0004_metered_hours
 from router.stores.schema import metadata
 
 Migration = Callable[[Connection], None]
 
-MIGRATIONS: tuple[Migration, ...] = (m0001_initial.upgrade, m0002_periods.upgrade, m0003_judgements.upgrade)
+MIGRATIONS: tuple[Migration, ...] = (
+    m0001_initial.upgrade,
+    m0002_periods.upgrade,
+    m0003_judgements.upgrade,
+    m0004_metered_hours.upgrade,
+)
 
 # Any number will do as long as every version of this program uses the same.
 _POSTGRES_LOCK = 0x68_6C_72_6D
