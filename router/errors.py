@@ -17,7 +17,8 @@
     │   ├── UpstreamTimeout · UpstreamUnavailable · UpstreamRateLimited · UpstreamBroken
     │   ├── UpstreamContextTooLong the model's window is smaller than we thought
     │   ├── UpstreamRefused        the caller's own error, passed through as it came
-    │   └── UpstreamCredentials    our key was refused
+    │   ├── UpstreamCredentials    our key was refused
+    │   └── UpstreamNotServed      it does not know the model, or the path, that is configured
     └── ConfigError                every mistake of a config at once
 
 The text of an error names the value that is wrong and, where one exists, the setting that cures it. It never holds a
@@ -202,7 +203,7 @@ class UpstreamContextTooLong(UpstreamError):
 
 
 class UpstreamRefused(UpstreamError):
-    """The caller's own error (400, 404, 413, 422…), passed through as it came: no retry, no fallback."""
+    """The caller's own error (400, 413, 422…), passed through as it came: no retry, no fallback."""
 
     code = "upstream_refused"
     retryable = False
@@ -217,6 +218,12 @@ class UpstreamCredentials(UpstreamError):
     """401 or 403 for our key: not the caller's fault, and another tier may have a good key."""
 
     code = "upstream_credentials_exhausted"
+
+
+class UpstreamNotServed(UpstreamError):
+    """404 or 410 for what is configured (a retired or misspelt model, a wrong path): not the caller's fault."""
+
+    code = "upstream_model_not_found"
 
 
 class ConfigError(RouterError):

@@ -37,6 +37,7 @@ from router.errors import (
     UpstreamContextTooLong,
     UpstreamCredentials,
     UpstreamError,
+    UpstreamNotServed,
     UpstreamRateLimited,
     UpstreamRefused,
     UpstreamTimeout,
@@ -52,6 +53,7 @@ _OUTCOME_OF: tuple[tuple[type[UpstreamError], Outcome], ...] = (
     (UpstreamContextTooLong, Outcome.CONTEXT_TOO_LONG),
     (UpstreamRefused, Outcome.REFUSED),
     (UpstreamCredentials, Outcome.CREDENTIALS),
+    (UpstreamNotServed, Outcome.NOT_SERVED),
     (UpstreamBroken, Outcome.BROKEN),
 )
 # After these the upstream may have worked for us although it told no usage.

@@ -145,6 +145,8 @@ class PrometheusTelemetry:
         series.outcomes[attempt.outcome].inc()
         if attempt.outcome is Outcome.CREDENTIALS:
             self.warn("upstream_credentials_refused", model=model)
+        elif attempt.outcome is Outcome.NOT_SERVED:
+            self.warn("upstream_model_not_found", model=model)
         elif attempt.outcome is Outcome.OK and attempt.charge.flags:
             for flag in attempt.charge.flags:
                 if flag in _USAGE_ALERTS:

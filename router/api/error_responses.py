@@ -74,6 +74,7 @@ _TABLE: dict[type[errors.RouterError], _Row] = {
     errors.Unavailable: _Row(503, _SERVICE, lambda error: (_CLOSE,) if error.closing else ()),
     errors.UpstreamRefused: _Row(400, _INVALID),  # its own status stands, see `_status`
     errors.UpstreamCredentials: _Row(502, _UPSTREAM),
+    errors.UpstreamNotServed: _Row(502, _UPSTREAM),
     errors.UpstreamRateLimited: _Row(429, _RATE),
     errors.UpstreamContextTooLong: _Row(400, _INVALID),
     errors.UpstreamTimeout: _Row(504, _UPSTREAM),

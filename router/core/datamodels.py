@@ -115,6 +115,7 @@ class Outcome(StrEnum):
     BROKEN = "broken"  # cut, malformed, error frame, abort
     REFUSED = "refused"  # the caller's own error
     CREDENTIALS = "credentials"
+    NOT_SERVED = "not_served"  # the host does not know the model that is configured
     CONTEXT_TOO_LONG = "context_too_long"
     CLIENT_GONE = "client_gone"
     LOST = "lost"  # the gateway died while it ran

@@ -3,7 +3,8 @@
     CLOSED --3 failures in a row--> OPEN --cool-down over--> one probe (HALF_OPEN) --ok--> CLOSED
                                      ^------------------------- failed -----'
 
-A refused key opens at once and for longer; a rate limit opens until the time the target asked for and is no failure.
+A refused key, or a model that its host does not know, opens at once and for longer; a rate limit opens until the time
+the target asked for and is no failure.
 The caller's own errors say nothing against the target, and neither does a caller who has gone.
 """
 
@@ -17,6 +18,7 @@ FAILURES_TO_OPEN = 3
 COOL_DOWN_S = 10.0
 """From opening to the first probe, and between probes."""
 CREDENTIALS_COOL_DOWN_S = 300.0
+"""People have to do something: asking again soon would only cost time."""
 RATE_LIMIT_DEFAULT_S = 5.0
 """For a rate limit that names no time."""
 RETRY_AFTER_MAX_S = 3600.0
@@ -53,7 +55,7 @@ def after(health: ProviderHealth, outcome: Outcome, now_s: float, retry_after_s:
     if outcome is Outcome.RATE_LIMITED:
         wait_s = RATE_LIMIT_DEFAULT_S if retry_after_s is None else min(max(0.0, retry_after_s), RETRY_AFTER_MAX_S)
         return _opened(_counted(health, failed=True), now_s + wait_s, outcome)
-    if outcome is Outcome.CREDENTIALS:
+    if outcome in (Outcome.CREDENTIALS, Outcome.NOT_SERVED):
         return _opened(_counted(health, failed=True), now_s + CREDENTIALS_COOL_DOWN_S, outcome)
     if outcome in _FAILURES:
         health = _counted(health, failed=True)

@@ -18,6 +18,7 @@ from router.errors import (
     UpstreamContextTooLong,
     UpstreamCredentials,
     UpstreamError,
+    UpstreamNotServed,
     UpstreamRateLimited,
     UpstreamRefused,
     UpstreamTimeout,
@@ -63,6 +64,11 @@ class _Case:
     def credentials(self) -> UpstreamError:
         return UpstreamCredentials(f"The upstream refused our key or account ({self.name})")
 
+    def not_served(self) -> UpstreamError:
+        return UpstreamNotServed(
+            f"The upstream does not know the configured model ({self.name}); check the tier's model"
+        )
+
     def rate_limited(self) -> UpstreamError:
         if self.said.kind in ACCOUNT_CODES or self.said.code in ACCOUNT_CODES:
             return self.credentials()
@@ -90,7 +96,7 @@ LITELLM_ERRORS: tuple[tuple[type[BaseException], Callable[[_Case], UpstreamError
     (litellm_exceptions.RateLimitError, _Case.rate_limited),
     (litellm_exceptions.Timeout, _Case.timed_out),
     (litellm_exceptions.BadRequestError, _Case.refused),
-    (litellm_exceptions.NotFoundError, _Case.refused),
+    (litellm_exceptions.NotFoundError, _Case.not_served),
     (litellm_exceptions.UnprocessableEntityError, _Case.refused),
     (litellm_exceptions.ServiceUnavailableError, _Case.unavailable),
     (litellm_exceptions.BadGatewayError, _Case.unavailable),

@@ -20,6 +20,7 @@ from router.errors import (
     UpstreamContextTooLong,
     UpstreamCredentials,
     UpstreamError,
+    UpstreamNotServed,
     UpstreamRateLimited,
     UpstreamRefused,
     UpstreamTimeout,
@@ -112,6 +113,10 @@ def error_for_answer(
         return error
     if status in (401, 402, 403) or said.code in ACCOUNT_CODES or said.kind in ACCOUNT_CODES:
         return UpstreamCredentials(f"{text}: our key or account was refused")
+    if status in (404, 410):
+        return UpstreamNotServed(
+            f"{text}: it does not serve the configured model under this address; check the tier's model and api_base"
+        )
     if status == 429:
         return UpstreamRateLimited(text, retry_after_s=wait_s)
     if is_context_error(said):

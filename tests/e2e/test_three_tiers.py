@@ -171,6 +171,15 @@ async def test_a_key_that_the_provider_refuses_is_our_fault_and_not_the_callers(
     assert KEYS["BIG_KEY"] not in str(failed.value.body)
 
 
+async def test_a_model_that_its_host_has_retired_is_answered_for_by_another_and_told_of(house: House):
+    house.big.script(status(404, {"error": {"message": "no such model", "type": "invalid_request_error"}}))
+    _, headers = await house.ask(HARD)
+    assert (headers["x-router-tier"], headers["x-router-attempts"]) == ("cheap", "2")
+    _, headers = await house.ask(HARD)
+    assert (headers["x-router-tier"], headers["x-router-attempts"]) == ("cheap", "1")
+    assert house.calls["big"] == 1
+
+
 async def test_keys_go_to_their_own_host_only(house: House):
     await house.ask(EASY)
     await house.ask(HARD)

@@ -18,6 +18,7 @@ from router.errors import (
     UpstreamContextTooLong,
     UpstreamCredentials,
     UpstreamError,
+    UpstreamNotServed,
     UpstreamRateLimited,
     UpstreamRefused,
     UpstreamTimeout,
@@ -95,7 +96,7 @@ async def test_tools_go_there_and_calls_come_back(upstream: Any, provider: Any) 
 BAD: list[tuple[Turn, type[UpstreamError]]] = [
     (Turn(status=401, error_type="authentication_error"), UpstreamCredentials),
     (Turn(status=403, error_type="permission_error"), UpstreamCredentials),
-    (Turn(status=404, error_type="not_found_error"), UpstreamRefused),
+    (Turn(status=404, error_type="not_found_error"), UpstreamNotServed),
     (Turn(status=400, error_type="invalid_request_error"), UpstreamRefused),
     (Turn(status=400, error_message="prompt is too long: 210000 tokens > 200000 maximum"), UpstreamContextTooLong),
     (Turn(status=429, error_type="rate_limit_error", headers=(("retry-after", "7"),)), UpstreamRateLimited),

@@ -51,6 +51,7 @@ def alerts(telemetry: PrometheusTelemetry) -> dict[str, float]:
     ("outcome", "flags", "expected"),
     [
         (Outcome.CREDENTIALS, (), {"upstream_credentials_refused": 1.0}),
+        (Outcome.NOT_SERVED, (), {"upstream_model_not_found": 1.0}),
         (Outcome.OK, (Flag.USAGE_ESTIMATED,), {"usage_missing": 1.0}),
         (Outcome.OK, (Flag.USAGE_INCONSISTENT,), {"usage_inconsistent": 1.0}),
         (Outcome.OK, (), {}),

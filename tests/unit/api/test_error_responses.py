@@ -41,6 +41,7 @@ def saturated(*, local_only: bool) -> errors.Saturated:
         (errors.UpstreamUnavailable("m"), 502, "upstream_error", "upstream_unavailable"),
         (errors.UpstreamBroken("m"), 502, "upstream_error", "upstream_broken"),
         (errors.UpstreamCredentials("m"), 502, "upstream_error", "upstream_credentials_exhausted"),
+        (errors.UpstreamNotServed("m"), 502, "upstream_error", "upstream_model_not_found"),
         (errors.UpstreamRateLimited("m", retry_after_s=9), 429, "rate_limit_error", "upstream_rate_limited"),
         (errors.UpstreamContextTooLong("m"), 400, "invalid_request_error", "context_length_exceeded"),
         (refused(b"<html>", 418), 418, "invalid_request_error", "upstream_refused"),

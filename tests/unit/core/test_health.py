@@ -89,9 +89,10 @@ def test_a_probe_whose_caller_has_gone_makes_room_for_another_at_once():
     assert health.state is CircuitState.OPEN
 
 
-def test_a_refused_key_opens_at_once_with_its_cause_and_for_longer():
-    health = run(Outcome.CREDENTIALS)
-    assert health.cause == "credentials"
+@pytest.mark.parametrize("outcome", [Outcome.CREDENTIALS, Outcome.NOT_SERVED])
+def test_what_people_have_to_cure_opens_at_once_with_its_cause_and_for_longer(outcome):
+    health = run(outcome)
+    assert health.cause == outcome.value
     assert is_open(health, CREDENTIALS_COOL_DOWN_S - 1)
     assert not is_open(health, CREDENTIALS_COOL_DOWN_S)
 
