@@ -21,7 +21,7 @@ from router import __version__
 from router.commands import learning
 from router.commands.options import ConfigOption, FromOption, ToOption, days_of
 from router.commands.output import Format
-from router.errors import ConfigError, RouterError
+from router.errors import BadRequest, ConfigError, RouterError
 
 app = typer.Typer(
     name="hybrid-llm-router",
@@ -140,7 +140,10 @@ def calibrate_engine(
     """Measure the idle local engine and print the coefficients that fit it."""
     from router.commands import calibrate
 
-    calibrate.run(config, engine=engine, seconds=seconds, output=output)
+    try:
+        calibrate.run(config, engine=engine, seconds=seconds, output=output)
+    except BadRequest as error:
+        raise typer.BadParameter(error.message) from None
 
 
 @app.command()

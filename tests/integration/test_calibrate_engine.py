@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from router.commands.calibrate import CannotCalibrate, calibrate
+from router.commands.calibrate import CannotCalibrate, calibrate, which
+from router.errors import BadRequest
 from router.settings import parse_settings
 from tests.process import run_command
 from tests.upstream import FakeUpstream
@@ -70,3 +71,29 @@ async def test_no_engine_is_told_so(tmp_path: Path) -> None:
     settings = parse_settings("tiers: {cheap: {model: openai/gpt-6-luna}}", {"OPENAI_API_KEY": "sk-x"})
     with pytest.raises(CannotCalibrate, match="no local engine"):
         await calibrate(settings, seconds=1, note=lambda _: None)
+
+
+def test_of_several_engines_the_one_to_measure_must_be_named(tmp_path: Path) -> None:
+    engines = [{"name": "a", "api_base": "http://127.0.0.1:9/v1"}, {"name": "b", "api_base": "http://127.0.0.1:10/v1"}]
+    settings = parse_settings(config(tmp_path, {"engine": "external", "model": "m", "engines": engines}), {})
+    assert which(settings, "b").where == "tiers.local.engines[1]"
+    assert which(settings, "local/a").name == "a"
+    for name, said in ((None, "--engine; there are: a, b"), ("c", "there is no engine 'c'; there are: a, b")):
+        with pytest.raises(BadRequest, match=said):
+            which(settings, name)
+
+
+def test_a_wrong_engine_is_wrong_use(tmp_path: Path) -> None:
+    (tmp_path / "router.yaml").write_text(config(tmp_path, EMBEDDED))
+    done = run_command("calibrate-engine", "--engine", "gpu7", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "there is no engine 'gpu7'" in done.stderr
+
+
+async def test_the_engine_that_is_named_is_the_one_that_is_asked(tmp_path: Path) -> None:
+    async with FakeUpstream(api_key=None) as one, FakeUpstream(api_key="sk-another") as other:
+        engines = [{"name": "a", "api_base": one.base_url}, {"name": "b", "api_base": other.base_url}]
+        settings = parse_settings(config(tmp_path, {"engine": "external", "model": "m", "engines": engines}), {})
+        with pytest.raises(CannotCalibrate, match="the engine answers 401"):
+            await calibrate(settings, engine="b", seconds=1, note=lambda _: None)
+        assert (len(one.chats), len(other.chats)) == (0, 1)

@@ -149,6 +149,27 @@ async def test_a_card_that_is_lost_takes_its_engine_out_and_brings_it_back(tmp_p
         await m.tier_becomes("local")
 
 
+async def test_a_card_takes_only_its_own_engine_out(tmp_path: Path, library: Path) -> None:
+    async with FakeUpstream(api_key=None) as first, FakeUpstream(api_key=None) as second:
+        engines = [
+            {"name": f"gpu{card}", "api_base": engine.base_url, "launch": {"gpus": [card]}}
+            for card, engine in enumerate((first, second))
+        ]
+        async with machine(tmp_path, library, TWO_CARDS, api_base=None, engines=engines) as m:
+            await m.tier_becomes("local")
+            await m.page_becomes('router_gpu_healthy{gpu="1"} 1.0')
+            m.cards(TWO_CARDS + "0.fail.Memory 15\n1.throttle 0x40\n1.clock_mhz 1000\n")
+            await m.page_becomes('router_engine_state{engine="local/gpu0",state="down"} 1.0')
+            await m.page_becomes('router_engine_slowdown_ratio{engine="local/gpu1"} 2.0')
+            page = await m.metrics()
+            assert 'router_engine_slowdown_ratio{engine="local/gpu0"} 1.0' in page
+            assert 'router_engine_state{engine="local/gpu1",state="ready"} 1.0' in page
+            answered = len(second.chats)
+            assert [(await m.ask())[1] for _ in range(3)] == ["local"] * 3
+            assert len(second.chats) == answered + 3
+            assert m.api_calls() == 0
+
+
 async def test_a_hot_card_makes_its_engine_slower_and_a_very_slow_one_is_left(tmp_path: Path, library: Path) -> None:
     async with machine(tmp_path, library, TWO_CARDS) as m:
         await m.tier_becomes("local")

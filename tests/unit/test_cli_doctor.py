@@ -167,3 +167,20 @@ def test_levers_that_are_off_are_named_with_the_setting_that_turns_them_on(tmp_p
     assert (on.state, on.detail) == (State.OK, "5 USD")
     unpriced = "tiers: {local: {engine: vllm, model: m, launch: {executable: sh}}}"
     assert found(tmp_path, unpriced)["lever hardware in the books"].state is State.OFF
+
+
+def test_hardware_that_is_not_priced_is_named_engine_by_engine(tmp_path: Path) -> None:
+    text = """
+tiers:
+  local:
+    engine: external
+    model: m
+    engines:
+      - {name: a, api_base: 'http://127.0.0.1:1/v1', hardware: {kind: rented, usd_per_hour: 1}}
+      - {name: b, api_base: 'http://127.0.0.1:2/v1'}
+"""
+    lever = found(tmp_path, text)["lever hardware in the books"]
+    assert (lever.state, lever.detail) == (State.OFF, "some local answers are booked at 0")
+    assert lever.cure == "set tiers.local.engines[1].hardware"
+    priced = found(tmp_path, text.replace("2/v1'}", "2/v1', hardware: {kind: rented, usd_per_hour: 1}}"))
+    assert priced["lever hardware in the books"].state is State.OK

@@ -130,3 +130,31 @@ def test_a_missing_engine_fails_with_the_cure(tmp_path: Path) -> None:
     check = found(tmp_path / "no-vllm", H100)["tier local: vllm"]
     assert check.state is State.FAIL
     assert "make engine" in check.cure
+
+
+def test_each_of_several_engines_is_looked_at_on_its_own_cards(executable: Path) -> None:
+    text = f"""
+tiers:
+  local:
+    engine: vllm
+    model: {LLAMA}
+    max_num_seqs: 64
+    launch: {{executable: '{executable}'}}
+    engines:
+      - {{name: big, api_base: 'http://127.0.0.1:1/v1', launch: {{gpus: [0]}}}}
+      - {{name: small, api_base: 'http://127.0.0.1:2/v1', launch: {{gpus: [1]}}, model: x/Llama-70B}}
+      - {{name: gone, api_base: 'http://127.0.0.1:3/v1', launch: {{gpus: [7]}}}}
+      - {{name: cpu, api_base: 'http://127.0.0.1:4/v1', launch: {{gpus: []}}}}
+"""
+    second = GpuReading(1, "A10G", memory_total_bytes=24_146_608_128, memory_used_bytes=450_000_000)
+    seen = GpuLook((H100, second), None, "580.65.06", "13.0")
+    listed = examine_start(parse_settings(text, {}), seen=seen, environ={"HOME": "/nonexistent"})
+    checks = {check.name: check for check in listed}
+    assert [check.name for check in listed].count("engine driver") == 1
+    assert checks["tier local small: vllm"].detail == f"{executable} will serve x/Llama-70B on card 1"
+    assert checks["engine big memory"].state is State.OK
+    assert checks["engine small memory"].state is State.FAIL
+    assert "tiers.local.engines[1].context_window_tokens" in checks["engine small memory"].cure
+    assert checks["engine gone cards"].detail == "vLLM would use card 7; there are 2"
+    assert not any(name.startswith("engine cpu") and "coefficients" not in name for name in checks)
+    assert checks["engine big coefficients"].cure.startswith("run `calibrate-engine --engine big`")

@@ -130,3 +130,21 @@ def test_one_that_can_be_put_to_sleep_is_in_development_mode_and_on_loopback_onl
     for elsewhere in (replace(sleepy, host="0.0.0.0"), replace(sleepy, extra_args=("--host=10.0.0.1",))):
         with pytest.raises(ValueError, match="loopback only"):
             argv(elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "extra_args", "visible", "used"),
+    [
+        ((2,), (), "2", {2}),
+        ((2, 3), ("-tp", "2"), "2,3", {2, 3}),
+        ((2, 3), (), "2,3", {2}),  # vLLM takes the first of what it sees
+        ((), (), "", set()),
+    ],
+)
+def test_an_engine_sees_the_cards_it_was_given_and_no_others(
+    gpus: tuple[int, ...], extra_args: tuple[str, ...], visible: str, used: set[int]
+) -> None:
+    config = replace(VLLM, gpus=gpus, extra_args=extra_args)
+    variables = environment(config, {"CUDA_VISIBLE_DEVICES": "7"}, api_key="k")
+    assert variables["CUDA_VISIBLE_DEVICES"] == visible
+    assert gpus_used(config, {"CUDA_VISIBLE_DEVICES": "7"}) == used
