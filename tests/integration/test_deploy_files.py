@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import pytest
 import yaml
 
 from local_llm.datamodels import ProcessState
+from local_llm.launch import gpus_used
 from router.bootstrap import build
 from router.core.datamodels import Outcome, Reason
+from router.local_engines import LocalEngine
 from router.settings import parse_settings
 from router.settings_types import Engine, Settings
 
@@ -49,13 +52,34 @@ def test_an_example_config_is_accepted_and_every_model_in_it_has_a_price(name: s
     build(settings)  # refuses a model without a price
 
 
-def test_the_three_bare_host_configs_start_the_engine_themselves_on_loopback() -> None:
-    bare = [settings_of(name).tiers.local for name in CONFIGS if name != "compose.yaml"]
-    assert len(bare) == 3
-    for local in bare:
-        assert local.engine is Engine.VLLM
-        assert local.api_base == "http://127.0.0.1:8000/v1"
-        assert local.launch.executable == ".venv-engine/bin/vllm"
+def test_the_bare_host_configs_start_their_engines_themselves_on_loopback() -> None:
+    bare = {name: settings_of(name).tiers.engines for name in CONFIGS if name != "compose.yaml"}
+    assert sorted(bare) == ["one-24gb-card.yaml", "one-h100.yaml", "two-h100-replicas.yaml", "two-h100.yaml"]
+    for engines in bare.values():
+        for number, engine in enumerate(engines):
+            assert engine.engine is Engine.VLLM
+            assert engine.api_base == f"http://127.0.0.1:{8000 + number}/v1"
+            assert engine.launch.executable == ".venv-engine/bin/vllm"
+
+
+def test_two_h100_are_one_asset_in_tensor_parallel_and_two_as_replicas(tmp_path: Path) -> None:
+    def house(name: str) -> tuple[LocalEngine, ...]:
+        local = build(settings_of(name, {**KEYS, "ROUTER_SERVER__DATA_DIR": str(tmp_path / name)})).local
+        assert local is not None
+        return local.engines
+
+    (whole,) = house("two-h100.yaml")
+    first, second = house("two-h100-replicas.yaml")
+    assert whole.process is not None and first.process is not None and second.process is not None
+    assert gpus_used(whole.process.launch, {}) == {0, 1}
+    assert (gpus_used(first.process.launch, {}), gpus_used(second.process.launch, {})) == ({0}, {1})
+    assert {engine.candidate.wire_model for engine in (first, second)} == {"meta-llama/Llama-3.1-8B-Instruct"}
+    terms = [engine.terms for engine in (whole, first, second)]
+    assert [(one.asset, one.usd_per_hour) for one in terms if one is not None] == [
+        ("Qwen/Qwen3-32B", Decimal("5.00")),
+        ("local/gpu0", Decimal("2.50")),
+        ("local/gpu1", Decimal("2.50")),
+    ]
 
 
 @pytest.mark.parametrize(
