@@ -26,6 +26,8 @@ from router.ports import Deps, Judgement, PlainReply
 from router.settlement import Case, Settlement, outcome_of_exit, refused_record
 
 _TOKENS_PER_IMAGE = 800
+_WAKE_ABOVE_U = 0.5
+"""How tight an engine must be before a sleeping one is missed: waking takes seconds, in which the load may double."""
 
 __all__ = ["AnswerMeta", "Described", "PlainAnswer", "StreamAnswer", "choose", "consider", "describe", "handle_chat"]
 
@@ -172,14 +174,19 @@ async def choose(seen: Described, deps: Deps) -> tuple[Decision, Snapshot]:
 
 
 def _wake_who_is_missed(seen: Described, decision: Decision, snapshot: Snapshot, deps: Deps) -> float:
-    """Wake a sleeping engine that would be taken were it awake; seconds to wait for it, 0 if others may answer."""
-    missed = False
+    """Wake a sleeping engine that would be taken were it awake; seconds to wait for it, 0 if others may answer.
+
+    None is missed while another engine does the work with ease, and of several one is enough.
+    """
+    chosen = decision.chosen
+    if chosen is not None and (decision.alternative(chosen.name).tightness or 1.0) <= _WAKE_ABOVE_U:
+        return 0.0
     for name in deps.state.asleep():
         would = decide(seen.facts, seen.score, deps.candidates, as_if_awake(snapshot, name), seen.cfg)
         if would.chosen is not None and would.chosen.name == name:
             deps.state.wake(name)
-            missed = True
-    return deps.timeouts.first_byte_s if missed and not decision.ranked else 0.0
+            return 0.0 if decision.ranked else deps.timeouts.first_byte_s
+    return 0.0
 
 
 def _refuse(seen: Described, decision: Decision, deps: Deps) -> RouterError:

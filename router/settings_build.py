@@ -16,7 +16,6 @@ from router.settings_types import (
     AuthKey,
     AuthSettings,
     ClassifierSettings,
-    Engine,
     LearningSettings,
     ModelChoice,
     PolicySettings,
@@ -132,7 +131,7 @@ def build_policy(file: PolicyFile) -> PolicySettings:
 
 def build_learning(file: LearningFile, tiers: TierSettings, note: Note) -> LearningSettings:
     """The `learning` section; the judge must be one of the configured models."""
-    local = {tiers.local.model} if tiers.local.engine is not Engine.NONE else set()
+    local = {name for engine in tiers.engines for name in (engine.model, engine.candidate_name)}
     names = local | {model.name for _, model in tiers.api_models()}
     judge = file.judge.model
     if judge is not None and judge not in names:

@@ -22,7 +22,7 @@ from router.core.virtual_models import VIRTUAL_MODELS
 from router.errors import BadRequest, NotFound
 from router.flow import consider, describe
 
-_BEST_FIRST = ("ready", "starting", "cooling down", "unavailable")
+_BEST_FIRST = ("ready", "asleep", "starting", "cooling down", "unavailable")
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 

@@ -20,16 +20,19 @@ _K = 1_000
 def marginal_prices(
     candidates: Sequence[Candidate], rows: Mapping[str, PriceRow], assets: Mapping[str, AssetRate]
 ) -> dict[str, TokenPrices]:
-    """What a token costs, by candidate name (`tier/name`) and for each tier that of its cheapest model (`tier`)."""
+    """What a token costs, by model (`tier/model`) and for each tier that of its cheapest one (`tier`).
+
+    A model that several engines serve costs what it costs on the cheapest of them.
+    """
     found: dict[str, TokenPrices] = {}
     for candidate in candidates:
         price = _price_of(candidate, rows, assets)
         if price is None:
             continue
         tier = candidate.tier.value
-        found[f"{tier}/{candidate.name}"] = price
-        if tier not in found or _typical_usd(price) < _typical_usd(found[tier]):
-            found[tier] = price
+        for name in (f"{tier}/{candidate.model}", tier):
+            if name not in found or _typical_usd(price) < _typical_usd(found[name]):
+                found[name] = price
     return found
 
 
