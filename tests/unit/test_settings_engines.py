@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.core.hardware import OwnedHardware
@@ -239,6 +239,7 @@ def test_a_model_behind_an_api_may_not_be_called_as_an_engine_or_its_model() -> 
 NAMES = st.lists(st.text("abc", min_size=1, max_size=2), min_size=1, max_size=4)
 
 
+@settings(deadline=None, max_examples=50)
 @given(names=NAMES, ports=st.lists(st.integers(8000, 8003), min_size=4, max_size=4))
 def test_engines_that_are_accepted_are_told_apart_by_name_and_address(names: list[str], ports: list[int]) -> None:
     engines = [

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from classifier.datamodels import Score
@@ -230,6 +230,7 @@ ENGINES = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), TIGHT, min_
 SESSION = st.one_of(st.none(), st.text(max_size=8))
 
 
+@settings(deadline=None)
 @given(engines=ENGINES, session=SESSION, seed=st.randoms(use_true_random=False))
 def test_the_choice_does_not_depend_on_the_order_and_is_never_much_tighter(
     engines: dict[str, float], session: str | None, seed: Any
@@ -242,6 +243,7 @@ def test_the_choice_does_not_depend_on_the_order_and_is_never_much_tighter(
     assert engines[chosen] <= min(engines.values()) + allowed
 
 
+@settings(deadline=None)
 @given(count=st.integers(2, 6), session=st.text(max_size=8), gone=st.integers(0, 5))
 def test_a_session_moves_only_if_its_own_engine_goes(count: int, session: str, gone: int) -> None:
     engines = [(f"gpu{n}", 0.1) for n in range(count)]
@@ -264,6 +266,7 @@ STATES = st.sampled_from([ProcessState.READY, ProcessState.READY, ProcessState.D
 SEEN = st.lists(st.builds(lambda n, state: busy(n, state=state), STREAMS, STATES), min_size=3, max_size=3)
 
 
+@settings(deadline=None)
 @given(
     engines=SEEN,
     energy=st.tuples(*[st.sampled_from(["0", "0.0001", "0.000105", "0.001"])] * 3),
