@@ -11,6 +11,7 @@ from pathlib import Path
 from local_llm.nvml import Nvml
 from router.checks import Check, State
 from router.commands import doctor_checks as look
+from router.commands.doctor_classifier import classifier
 from router.commands.doctor_gpu import GpuLook, engine_start
 from router.commands.output import Format, write_json, write_rows
 from router.errors import ConfigError
@@ -42,6 +43,7 @@ def examine(
         *look.api_tiers(settings),
         *look.price_rows(settings, at_utc),
         *look.database(settings),
+        *classifier(settings, at_utc),
         *look.levers(settings),
     ]
 
