@@ -2,13 +2,13 @@
 
 The alternative of a local answer is the API that its own decision would have taken instead: eligible, above the same
 quality floor, cheapest. Without local answers yet, the requests that the cheap tier answered stand in for them, their
-work modelled with the configured coefficients.
+work modelled with the configured coefficients. Several engines are one tier: their hours and capacities are added up.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -54,25 +54,35 @@ class Traffic:
 def run(config: Path | None, form: Format, days: Range, *, usd_per_hour: Decimal | None = None) -> None:
     """Print the verdict. Raises `NotFound` where there is no traffic or no hourly cost to judge by."""
     with books_of(config) as (settings, engine):
-        local = settings.tiers.local
-        terms = asset_terms(local)
-        hourly = usd_per_hour if usd_per_hour is not None else (terms.usd_per_hour if terms is not None else None)
-        if hourly is None:
+        engines = settings.tiers.engines or (settings.tiers.local,)
+        costs = [terms.usd_per_hour for one in engines if (terms := asset_terms(one)) is not None]
+        if usd_per_hour is None and not costs:
             raise NotFound("nothing says what the hardware costs: set tiers.local.hardware, or give --usd-per-hour")
-        traffic = _traffic(engine, local, days.from_utc, days.to_utc)
-    energy = energy_usd_per_gpu_s(local.hardware) if isinstance(local.hardware, OwnedHardware) else Decimal(0)
-    saturation = 1 / traffic.work_gpu_s
+        traffic = _traffic(engine, engines, days.from_utc, days.to_utc)
+    capacity = sum(Decimal(str(one.practical_capacity_ratio)) for one in engines)
     figures = {
-        "usd_per_hour": hourly,
-        "slo_capacity_rps": saturation * Decimal(str(local.practical_capacity_ratio)),
-        "saturation_rps": saturation,
-        "marginal_usd_per_request": energy * traffic.work_gpu_s,
+        "usd_per_hour": usd_per_hour if usd_per_hour is not None else sum(costs, Decimal(0)),
+        "slo_capacity_rps": capacity / traffic.work_gpu_s,
+        "saturation_rps": len(engines) / traffic.work_gpu_s,
+        "marginal_usd_per_request": _mean(_energy_usd_per_gpu_s(one) for one in engines) * traffic.work_gpu_s,
     }
     found = break_even_at(traffic.usd_per_request, **figures)
     _write(form, days, traffic, figures, found)
 
 
-def _traffic(engine: Engine, local: LocalSettings, from_utc: datetime | None, to_utc: datetime | None) -> Traffic:
+def _energy_usd_per_gpu_s(engine: LocalSettings) -> Decimal:
+    hardware = engine.hardware
+    return energy_usd_per_gpu_s(hardware) if isinstance(hardware, OwnedHardware) else Decimal(0)
+
+
+def _mean(values: Iterable[Decimal]) -> Decimal:
+    found = list(values)
+    return sum(found, Decimal(0)) / len(found)
+
+
+def _traffic(
+    engine: Engine, engines: Sequence[LocalSettings], from_utc: datetime | None, to_utc: datetime | None
+) -> Traffic:
     worlds: dict[str | None, World | None] = {None: None}
     for tier, basis in ((Tier.LOCAL, "local answers"), (Tier.CHEAP, "cheap answers, work modelled")):
         sample = answered_by(engine, tier, from_utc, to_utc, most=_SAMPLE)
@@ -90,7 +100,7 @@ def _traffic(engine: Engine, local: LocalSettings, from_utc: datetime | None, to
         span_h = (
             Decimal((last - first).total_seconds()) / 3600 if first is not None and last is not None else Decimal(0)
         )
-        return _summary(basis, priced, local, len(sample), Decimal(count) / max(Decimal(1), span_h))
+        return _summary(basis, priced, engines, len(sample), Decimal(count) / max(Decimal(1), span_h))
     raise NotFound("no answered request in the books names an API with a price; give the figures, see --help")
 
 
@@ -107,11 +117,15 @@ def _alternative(answer: Answered, world: World | None, tier: Tier) -> PriceRow 
 
 
 def _summary(
-    basis: str, priced: Sequence[tuple[Answered, PriceRow]], local: LocalSettings, seen: int, per_hour: Decimal
+    basis: str,
+    priced: Sequence[tuple[Answered, PriceRow]],
+    engines: Sequence[LocalSettings],
+    seen: int,
+    per_hour: Decimal,
 ) -> Traffic:
     count = len(priced)
     cost_nano = sum(cost_nanousd(row, TokenUsage(a.input_tokens, a.output_tokens)) for a, row in priced)
-    work_ns = sum(a.work_gpu_ns or _modelled_gpu_ns(a, local) for a, _ in priced)
+    work_ns = sum(a.work_gpu_ns or _modelled_gpu_ns(a, engines) for a, _ in priced)
     return Traffic(
         basis=basis,
         requests=seen,
@@ -125,8 +139,13 @@ def _summary(
     )
 
 
-def _modelled_gpu_ns(answer: Answered, local: LocalSettings) -> int:
-    return work_gpu_ns(local.coefficients, prompt_tokens=answer.input_tokens, output_tokens=answer.output_tokens)
+def _modelled_gpu_ns(answer: Answered, engines: Sequence[LocalSettings]) -> int:
+    """On an engine taken at random."""
+    each = (
+        work_gpu_ns(one.coefficients, prompt_tokens=answer.input_tokens, output_tokens=answer.output_tokens)
+        for one in engines
+    )
+    return sum(each) // len(engines)
 
 
 def _write(form: Format, days: Range, traffic: Traffic, figures: Mapping[str, Decimal], found: BreakEven) -> None:

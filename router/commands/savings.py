@@ -43,6 +43,7 @@ class Baselines:
     def __init__(self, engine: Engine, name: str | None, fallback: PriceRow | None) -> None:
         self._engine, self._name, self._fallback = engine, name, fallback
         self._known: dict[str | None, tuple[PriceRow | None, Mapping[str, PriceRow]]] = {None: (fallback, {})}
+        self._models: dict[tuple[str | None, str], str] = {}
         self.used: set[str] = set()
 
     def of(self, world_hash: str | None) -> tuple[PriceRow | None, Mapping[str, PriceRow]]:
@@ -55,11 +56,16 @@ class Baselines:
             self.used.add(found[0].model)
         return found
 
+    def model_of(self, world_hash: str | None, candidate: str) -> str:
+        """The model that `candidate` of a world that was looked up serves: several engines may serve one."""
+        return self._models.get((world_hash, candidate), candidate)
+
     def _look_up(self, world_hash: str) -> tuple[PriceRow | None, Mapping[str, PriceRow]]:
         body = world_body(self._engine, world_hash)
         if body is None:
             return self._fallback, {}
         world = msgspec.json.decode(body, type=World)
+        self._models |= {(world_hash, candidate.name): candidate.model for candidate in world.candidates}
         for candidate in world.candidates:
             wanted = candidate.tier is Tier.PREMIUM if self._name is None else candidate.name == self._name
             if wanted and candidate.name in world.prices:
@@ -83,7 +89,8 @@ class _Tally:
         self.waterfall += of_request(request.attempts, premium, prices)
         last, p = request.attempts[-1], request.p_adequate
         if p and last.outcome is Outcome.OK and "premium" in p:
-            self.p_kept += p.get(f"{last.tier.value}/{last.candidate}", p.get(last.tier.value, 0.0))
+            model = baselines.model_of(request.world_hash, last.candidate)
+            self.p_kept += p.get(f"{last.tier.value}/{model}", p.get(last.tier.value, 0.0))
             self.p_premium += p["premium"]
 
 

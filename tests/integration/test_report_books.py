@@ -228,6 +228,23 @@ def test_break_even_names_what_the_local_tier_really_displaces(
     assert {row["what"] for row in found["sensitivity"]} == {"usd_per_hour", "api_price", "utilization"}
 
 
+def test_break_even_of_several_engines_adds_up_their_hours_and_their_capacities(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    one = "api_base: 'http://127.0.0.1:1/v1', "
+    two = (
+        "engines: [{name: a, api_base: 'http://127.0.0.1:1/v1'}, {name: b, api_base: 'http://127.0.0.1:2/v1', "
+        "practical_capacity_ratio: 0.45, hardware: {kind: rented, usd_per_hour: 1.50}}], "
+    )
+    config.write_text(config.read_text().replace(one, two))
+    break_even_traffic.run(config, Format.JSON, Range())
+    found = json.loads(capsys.readouterr().out)
+    assert found["usd_per_hour"] == 4
+    assert found["requests_per_hour"] == 16_000
+    assert found["slo_capacity_rps"] == pytest.approx((0.85 + 0.45) / 0.092)
+    assert found["saturation_rps"] == pytest.approx(2 / 0.092)
+
+
 def test_break_even_says_never_where_it_is_never(capsys: pytest.CaptureFixture[str], config: Path) -> None:
     found = json.loads(shown(capsys, config, "break-even", "--usd-per-hour", "40", "--format", "json"))
     assert (found["verdict"], found["usd_per_hour"]) == ("never", 40)
