@@ -1,7 +1,7 @@
 """What a GPU-second of the local tier is worth: the window of value densities behind the congestion price. Pure.
 
 The value density of a request is d = cash of the API it would go to otherwise / GPU-seconds of local work. The last
-512 are kept; their quantiles are what `policy.congestion_usd_per_gpu_s` reads the price off.
+512 are kept; their quantiles are what `weighing.congestion_usd_per_gpu_s` reads the price off.
 """
 
 from __future__ import annotations

@@ -10,12 +10,8 @@ engine. Fully loaded cost never enters: deciding on it makes an idle GPU look de
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from classifier.datamodels import Score
-from local_llm.datamodels import Binding, LocalSnapshot, Tightness
-from local_llm.tightness import tightness
-from local_llm.workunits import work_gpu_s
 from router.core.datamodels import (
     NANO_PER_USD,
     TIER_ORDER,
@@ -31,19 +27,11 @@ from router.core.datamodels import (
     Snapshot,
     Tier,
 )
-from router.core.eligibility import why_not
 from router.core.exploration import Draw, draw_tier
-from router.core.pricing import estimate_nanousd
 from router.core.replay import hash_inputs, moment_bytes
 from router.core.replicas import NEAR_RATIO, choose_engine
+from router.core.weighing import Option, objective, weigh
 
-_SATURATED = {
-    Binding.TTFT: Reject.SATURATED_TTFT,
-    Binding.TPOT: Reject.SATURATED_TPOT,
-    Binding.PREFILL_BURST: Reject.SATURATED_PREFILL_BURST,
-    Binding.KV: Reject.SATURATED_KV,
-    Binding.SEQS: Reject.SATURATED_SEQS,
-}
 _SPILL = {
     Reject.SATURATED_TTFT: Reason.SPILL_TTFT,
     Reject.SATURATED_TPOT: Reason.SPILL_TPOT,
@@ -52,34 +40,6 @@ _SPILL = {
     Reject.SATURATED_SEQS: Reason.SPILL_SEQS,
 }
 _EPSILON = 1e-12
-
-
-@dataclass(slots=True)
-class _Option:
-    """A candidate while it is being weighed."""
-
-    candidate: Candidate
-    p: float
-    reasons: tuple[Reject, ...] = ()
-    saturated: Reject | None = None
-    cash_usd: float = 0.0
-    marginal_usd: float = 0.0
-    uncongested_usd: float = 0.0
-    standard_usd: float | None = None
-    reserve_nanousd: int = 0
-    fit: Tightness | None = None
-    work_gpu_s: float | None = None
-    objective_usd: float | None = None
-    kept_for_session: bool = False
-
-    @property
-    def u(self) -> float:
-        """Tightness of a local engine for this request; 0 for an API."""
-        return self.fit.u if self.fit is not None else 0.0
-
-    @property
-    def order(self) -> tuple[int, str]:
-        return TIER_ORDER[self.candidate.tier], self.candidate.name
 
 
 def decide(
@@ -95,7 +55,7 @@ def decide(
     for the local engine may help.
     """
     ordered = sorted(candidates, key=lambda c: (TIER_ORDER[c.tier], c.name))
-    options = [_weigh(c, facts, score, snapshot, cfg) for c in ordered]
+    options = [weigh(c, facts, score, snapshot, cfg) for c in ordered]
     floor, flags = _floor(facts, cfg)
     pace = max((budget.pace for budget in snapshot.budgets), default=0.0)
     eligible = [o for o in options if not o.reasons and o.saturated is None]
@@ -131,86 +91,6 @@ def decide(
     )
 
 
-def _weigh(candidate: Candidate, facts: RequestFacts, score: Score, snapshot: Snapshot, cfg: PolicyConfig) -> _Option:
-    option = _Option(candidate, score.p(candidate.tier.value, candidate.model))
-    estimate = facts.estimate
-    input_tokens = max(1, round(estimate.input_tokens * snapshot.input_token_ratio.get(candidate.name, 1.0)))
-    if candidate.tier is not Tier.LOCAL:
-        _price_api(option, facts, snapshot, input_tokens)
-    option.reasons = why_not(
-        candidate, facts, snapshot, cfg, input_tokens=input_tokens, reserve_nanousd=option.reserve_nanousd
-    )
-    if candidate.tier is Tier.LOCAL and candidate.name in snapshot.engines:
-        _price_local(option, facts, snapshot, snapshot.engines[candidate.name], cfg, input_tokens)
-    return option
-
-
-def _price_api(option: _Option, facts: RequestFacts, snapshot: Snapshot, input_tokens: int) -> None:
-    name = option.candidate.name
-    row = snapshot.prices.get(name)
-    if row is None:
-        return
-    estimate = facts.estimate
-    mean_usd = estimate_nanousd(row, input_tokens, estimate.output_mean_tokens * facts.n) / NANO_PER_USD
-    health = snapshot.health.get(name)
-    retries = health.failure_ratio if health is not None else 0.0
-    option.cash_usd = mean_usd * (1.0 + retries)
-    option.marginal_usd = option.uncongested_usd = option.cash_usd
-    option.standard_usd = mean_usd
-    option.reserve_nanousd = estimate_nanousd(row, input_tokens, estimate.output_p90_tokens * facts.n)
-
-
-def _price_local(
-    option: _Option,
-    facts: RequestFacts,
-    snapshot: Snapshot,
-    engine: LocalSnapshot,
-    cfg: PolicyConfig,
-    input_tokens: int,
-) -> None:
-    name = option.candidate.name
-    output_tokens = facts.estimate.output_mean_tokens * facts.n
-    option.fit = fit = tightness(
-        engine.inflight,
-        engine.coefficients,
-        engine.limits,
-        engine.slo,
-        prompt_tokens=input_tokens,
-        expected_output_tokens=output_tokens,
-        now_s=snapshot.now_s,
-        f_ttft=cfg.f_ttft,
-        f_tpot=cfg.f_tpot,
-        f_bucket=cfg.f_bucket,
-        f_kv=cfg.f_kv,
-    )
-    if fit.u > 1.0:
-        option.saturated = _SATURATED[fit.binding]
-    asset = snapshot.assets.get(name)
-    priced = asset.coefficients if asset is not None and asset.coefficients is not None else engine.coefficients
-    work = work_gpu_s(priced, prompt_tokens=input_tokens, cached_tokens=0, output_tokens=output_tokens)
-    option.work_gpu_s = work
-    energy_usd = work * float(asset.energy_usd_per_gpu_s) if asset is not None else 0.0
-    rate = asset.usd_per_gpu_s if asset is not None else None
-    option.standard_usd = work * float(rate) if rate is not None else 0.0
-    option.uncongested_usd = energy_usd
-    price = congestion_usd_per_gpu_s(fit.u, snapshot.density_quantiles.get(name, ()), cfg.congestion_from_u)
-    option.marginal_usd = energy_usd + price * work
-
-
-def congestion_usd_per_gpu_s(u: float, density_quantiles: Sequence[float], from_u: float) -> float:
-    """mu(u): 0 up to `from_u`, then the (u - from_u)/(1 - from_u) quantile of recent value densities.
-
-    Static on purpose: a price with dynamics of its own decays between bursts and lost to this one.
-    """
-    if u <= from_u or not density_quantiles:
-        return 0.0
-    position = min(1.0, (u - from_u) / (1.0 - from_u)) * (len(density_quantiles) - 1)
-    low = int(position)
-    high = min(low + 1, len(density_quantiles) - 1)
-    share = position - low
-    return density_quantiles[low] * (1.0 - share) + density_quantiles[high] * share
-
-
 def _floor(facts: RequestFacts, cfg: PolicyConfig) -> tuple[float, list[Flag]]:
     """The share of the best eligible p that is asked for. Without a calibration sample the target serves as floor."""
     asked = [f for f in (facts.quality_floor_ratio, cfg.quality_floor_ratio) if f is not None]
@@ -221,18 +101,12 @@ def _floor(facts: RequestFacts, cfg: PolicyConfig) -> tuple[float, list[Flag]]:
     return 0.0, []
 
 
-def _objective(option: _Option, marginal_usd: float, p_max: float, pace: float, cfg: PolicyConfig) -> float:
-    late = max(0.0, option.u - 1.0)
-    lack = (cfg.nu_usd or 0.0) * (p_max - option.p)
-    return marginal_usd + pace * option.cash_usd + cfg.lambda_late_usd * late + lack
-
-
-def _rank(eligible: list[_Option], floor: float, pace: float, session: str | None, cfg: PolicyConfig) -> list[_Option]:
+def _rank(eligible: list[Option], floor: float, pace: float, session: str | None, cfg: PolicyConfig) -> list[Option]:
     """Best first. The rest is ranked as if those before it had gone: a fallback is the next decision, not the next row.
 
     Sets objectives and QUALITY_BELOW_FLOOR from the first round, the one that chooses.
     """
-    ranked: list[_Option] = []
+    ranked: list[Option] = []
     remaining = list(eligible)
     several_engines = sum(o.candidate.tier is Tier.LOCAL for o in eligible) > 1
     while remaining:
@@ -242,20 +116,20 @@ def _rank(eligible: list[_Option], floor: float, pace: float, session: str | Non
             if ranked:
                 break
             if option in passing:
-                option.objective_usd = _objective(option, option.marginal_usd, p_max, pace, cfg)
+                option.objective_usd = objective(option, option.marginal_usd, p_max, pace, cfg)
             else:
                 option.reasons = (Reject.QUALITY_BELOW_FLOOR,)
-        best = min(passing, key=lambda o: (_objective(o, o.marginal_usd, p_max, pace, cfg), o.order))
+        best = min(passing, key=lambda o: (objective(o, o.marginal_usd, p_max, pace, cfg), o.order))
         if several_engines and best.candidate.tier is Tier.LOCAL:
-            near_usd = _objective(best, best.marginal_usd, p_max, pace, cfg) + NEAR_RATIO * best.marginal_usd + _EPSILON
-            near = [o for o in passing if _objective(o, o.marginal_usd, p_max, pace, cfg) <= near_usd]
+            near_usd = objective(best, best.marginal_usd, p_max, pace, cfg) + NEAR_RATIO * best.marginal_usd + _EPSILON
+            near = [o for o in passing if objective(o, o.marginal_usd, p_max, pace, cfg) <= near_usd]
             best = _among_engines(near, session)
         ranked.append(best)
         remaining.remove(best)
     return ranked
 
 
-def _among_engines(near: list[_Option], session: str | None) -> _Option:
+def _among_engines(near: list[Option], session: str | None) -> Option:
     """Of those that are as good as the best, which is a local engine: the one with most room, or the session's own."""
     engines = {o.candidate.name: o for o in near if o.candidate.tier is Tier.LOCAL}
     best = engines[choose_engine([(name, o.u) for name, o in engines.items()], session)]
@@ -264,13 +138,13 @@ def _among_engines(near: list[_Option], session: str | None) -> _Option:
 
 
 def _wanted_but_full(
-    options: list[_Option],
-    eligible: list[_Option],
-    ranked: list[_Option],
+    options: list[Option],
+    eligible: list[Option],
+    ranked: list[Option],
     floor: float,
     pace: float,
     cfg: PolicyConfig,
-) -> _Option | None:
+) -> Option | None:
     """The local engine that would have been chosen had it been empty, if there is one; the least full of several.
 
     There is none where another engine was chosen, or one with the same model still has room. An engine whose readings
@@ -282,24 +156,24 @@ def _wanted_but_full(
     full = [o for o in options if o.saturated is not None and not o.reasons and o.candidate.model not in served]
     if not ranked:
         full += [o for o in options if o.reasons == (Reject.METRICS_STALE,)]
-    wanted: list[_Option] = []
+    wanted: list[Option] = []
     for option in full:
         p_max = max([o.p for o in eligible] + [option.p])
         if option.p < floor * p_max - _EPSILON:
             continue
         if ranked:
-            mine = _objective(option, option.uncongested_usd, p_max, pace, cfg) - cfg.lambda_late_usd * max(
+            mine = objective(option, option.uncongested_usd, p_max, pace, cfg) - cfg.lambda_late_usd * max(
                 0.0, option.u - 1.0
             )
-            if mine > _objective(ranked[0], ranked[0].marginal_usd, p_max, pace, cfg) + _EPSILON:
+            if mine > objective(ranked[0], ranked[0].marginal_usd, p_max, pace, cfg) + _EPSILON:
                 continue
         wanted.append(option)
     return min(wanted, key=lambda o: (bool(o.reasons), o.u, o.order), default=None)
 
 
 def _on_saturation(
-    wanted: _Option, ranked: list[_Option], snapshot: Snapshot, cfg: PolicyConfig
-) -> tuple[list[_Option], float, list[Flag]]:
+    wanted: Option, ranked: list[Option], snapshot: Snapshot, cfg: PolicyConfig
+) -> tuple[list[Option], float, list[Flag]]:
     """What to do when the engine we want is full and spilling is not possible or not wished.
 
     An idle engine always admits: waiting for an empty engine to get emptier would be waiting for ever.
@@ -315,7 +189,7 @@ def _on_saturation(
     return ranked, engine.slo.ttft_s, []
 
 
-def _draw(draw: float, ranked: list[_Option], facts: RequestFacts, snapshot: Snapshot, cfg: PolicyConfig) -> Draw:
+def _draw(draw: float, ranked: list[Option], facts: RequestFacts, snapshot: Snapshot, cfg: PolicyConfig) -> Draw:
     """Throw the dice over the tiers that may answer besides the chosen one, each by its best candidate.
 
     All of them are eligible. What keeps a tier out: a pin, a floor that somebody asked for (the target, where it only
@@ -337,16 +211,16 @@ def _draw(draw: float, ranked: list[_Option], facts: RequestFacts, snapshot: Sna
     return draw_tier(draw, cfg.exploration_ratio, tier.value, others)
 
 
-def _with_drawn_first(drawn: Draw, ranked: list[_Option], pace: float, cfg: PolicyConfig) -> list[_Option]:
+def _with_drawn_first(drawn: Draw, ranked: list[Option], pace: float, cfg: PolicyConfig) -> list[Option]:
     first = next(o for o in ranked if o.candidate.tier.value == drawn.taken)
     if first is not ranked[0]:
         first.reasons = ()
-        first.objective_usd = _objective(first, first.marginal_usd, max(o.p for o in ranked), pace, cfg)
+        first.objective_usd = objective(first, first.marginal_usd, max(o.p for o in ranked), pace, cfg)
     return [first, *(o for o in ranked if o is not first)]
 
 
 def _reason(
-    best: _Option, usual: _Option | None, options: list[_Option], wanted_local: _Option | None, facts: RequestFacts
+    best: Option, usual: Option | None, options: list[Option], wanted_local: Option | None, facts: RequestFacts
 ) -> Reason:
     if best is not usual:
         return Reason.EXPLORE
@@ -374,13 +248,13 @@ def _reason(
     return Reason.PREMIUM_API_CHEAPEST if rivals or below else Reason.ONLY_ELIGIBLE
 
 
-def _beats_uncongested(local: _Option, best: _Option) -> bool:
+def _beats_uncongested(local: Option, best: Option) -> bool:
     if local.objective_usd is None or best.objective_usd is None:
         return False
     return local.objective_usd - (local.marginal_usd - local.uncongested_usd) <= best.objective_usd + _EPSILON
 
 
-def _flags_of(best: _Option | None, facts: RequestFacts, snapshot: Snapshot) -> list[Flag]:
+def _flags_of(best: Option | None, facts: RequestFacts, snapshot: Snapshot) -> list[Flag]:
     flags: list[Flag] = []
     if facts.estimate.source == "default":
         flags.append(Flag.ESTIMATE_DEFAULT)
@@ -404,7 +278,7 @@ def _flags_of(best: _Option | None, facts: RequestFacts, snapshot: Snapshot) -> 
     return flags
 
 
-def _alternative(option: _Option, best: _Option | None) -> Alternative:
+def _alternative(option: Option, best: Option | None) -> Alternative:
     reasons = option.reasons
     if not reasons and option.saturated is not None:
         reasons = (option.saturated,)

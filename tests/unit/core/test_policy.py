@@ -24,8 +24,9 @@ from router.core.datamodels import (
     TokenEstimate,
 )
 from router.core.health import begin_probe
-from router.core.policy import congestion_usd_per_gpu_s, decide
+from router.core.policy import decide
 from router.core.replay import moment_bytes, restore, world_bytes
+from router.core.weighing import congestion_usd_per_gpu_s
 from tests.fakes import (
     ALL,
     BIG,
