@@ -66,11 +66,6 @@ check: dev ## format, lint, strict types, import floors, docs
 	@out=$$($(BIN)/lint-imports --no-cache 2>&1) || { echo "$$out"; exit 1; }
 	@$(BIN)/python -m router.commands.config_docs --check docs/configuration.md
 
-train: dev ## learn a model: LABELS=FILE [OUT=data/new-model]; nothing serves it until it is promoted
-	@test -n "$(LABELS)" || { echo "make train LABELS=FILE: labelled rows, JSONL, may be gzipped (see docs/classifier.md)"; exit 2; }
-	@test -f "$(LABELS)" || { echo "LABELS=$(LABELS): no such file"; exit 2; }
-	@$(BIN)/python -m router train --labels "$(LABELS)" --out "$(OUT)"
-
 format: dev ## format and sort in place
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
 
@@ -85,6 +80,11 @@ SIMULATE := $(BIN)/python -m router simulate --workloads six $(if $(TRACES),--az
 simulate: install ## six bursty workloads over a simulated H100 and A100, beside common rules (TRACES=folder of Azure's CSV files)
 	@$(SIMULATE) --policies product,product_fixed,nvml80,waiting0,llmd
 	@$(SIMULATE) --policies product --gpu a100-8b-fp16 --start-coefficients h100-8b-fp16
+
+train: dev ## learn a model: LABELS=FILE [OUT=data/new-model]; nothing serves it until it is promoted
+	@test -n "$(LABELS)" || { echo "make train LABELS=FILE: labelled rows, JSONL, may be gzipped (see docs/classifier.md)"; exit 2; }
+	@test -f "$(LABELS)" || { echo "LABELS=$(LABELS): no such file"; exit 2; }
+	@$(BIN)/python -m router train --labels "$(LABELS)" --out "$(OUT)"
 
 constraints: ## pin what a fresh resolution gives
 	@tmp=$$(mktemp -d) && $(PYTHON) -m venv $$tmp/v && $$tmp/v/bin/pip install -q '.[embedded,dev]' \

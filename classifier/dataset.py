@@ -18,7 +18,8 @@ from classifier.datamodels import DatasetSummary, LabelledExample
 from classifier.rows import open_text, parse_row
 
 MAX_INVALID_SHARE = 0.05
-MAX_ROWS = 300_000
+MAX_ROWS = 100_000
+SHOWN_PROBLEMS = 5
 MAX_LINE_CHARS = 20_000_000
 
 
@@ -26,18 +27,52 @@ class DatasetError(ValueError):
     """The labels cannot be used; the message says why and what to do."""
 
 
+class StemSample:
+    """At most `most` rows of any number, in memory that does not grow: those whose stems have the smallest hashes.
+
+    Whole stems are kept or dropped, so that what belongs together stays together; which ones depends neither on the
+    order of the rows nor on anything else in them. `share` is that of all stems that are kept.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.rows: list[LabelledExample] = []
+        self._hashes: list[int] = []
+        self._most = most
+        self._below = _HASHES
+
+    @property
+    def share(self) -> float:
+        """Of the rows offered, about how many are kept."""
+        return self._below / _HASHES
+
+    def offer(self, example: LabelledExample) -> None:
+        """One more row."""
+        place = int.from_bytes(stem_hash(example), "big")
+        if place >= self._below:
+            return
+        self.rows.append(example)
+        self._hashes.append(place)
+        if len(self.rows) > self._most:
+            self._below -= self._below // 4
+            kept = [i for i, place in enumerate(self._hashes) if place < self._below]
+            self.rows, self._hashes = [self.rows[i] for i in kept], [self._hashes[i] for i in kept]
+
+
+_HASHES = 2**64
+
+
 def read_labels(
-    path: Path, *, progress: Callable[[int], None] | None = None
+    path: Path, *, progress: Callable[[int], None] | None = None, max_rows: int = MAX_ROWS
 ) -> tuple[list[LabelledExample], DatasetSummary]:
-    """All usable rows of a labels file.
+    """All usable rows of a labels file, or where they are more than `max_rows` an even sample of their stems.
 
     Exact repetitions are dropped; rows that differ only in their outcomes are merged into their mean and counted as
     contradictory. Raises `DatasetError` where nothing or too little can be read.
     """
     digest = hashlib.sha256()
-    examples: list[LabelledExample] = []
+    sample = StemSample(max_rows)
     problems: list[str] = []
-    read = 0
+    read = invalid = 0
     for number, line in enumerate(open_text(path), start=1):
         digest.update(line.encode("utf-8", "surrogatepass"))
         if not line.strip():
@@ -46,25 +81,30 @@ def read_labels(
         try:
             if len(line) > MAX_LINE_CHARS:
                 raise ValueError("the line is too long")
-            examples.append(parse_row(json.loads(line)))
+            sample.offer(parse_row(json.loads(line)))
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            problems.append(f"line {number}: {error}")
+            invalid += 1
+            if len(problems) < SHOWN_PROBLEMS:
+                problems.append(f"line {number}: {error}")
         if progress is not None and read % 1_000 == 0:
             progress(read)
-    if not examples:
+    if invalid < read and not sample.rows:
+        raise DatasetError(f"{path.name}: nearly all of {read} rows share one stem: nothing can be held out")
+    if invalid == read:
         raise DatasetError(f"{path.name}: no usable row of {read}" + (f" ({problems[0]})" if problems else ""))
-    if len(problems) > MAX_INVALID_SHARE * read:
-        shown = "; ".join(problems[:5])
-        raise DatasetError(f"{path.name}: {len(problems)} of {read} rows are invalid: {shown}")
-    kept, duplicate, contradictory = merge(examples)
-    warnings = [f"{len(problems)} invalid rows left out, the first: {problems[0]}"] if problems else []
-    if len(kept) > MAX_ROWS:
-        warnings.append(f"{len(kept)} rows; an even sample of {MAX_ROWS} is used")
-        kept = [kept[i] for i in np.linspace(0, len(kept) - 1, MAX_ROWS).astype(int)]
+    if invalid > MAX_INVALID_SHARE * read:
+        raise DatasetError(f"{path.name}: {invalid} of {read} rows are invalid: {'; '.join(problems)}")
+    kept, duplicate, contradictory = merge(sample.rows)
+    warnings = [f"{invalid} invalid rows left out, the first: {problems[0]}"] if problems else []
+    if sample.share < 1.0:
+        warnings.append(
+            f"{read} rows; those of an even sample of {sample.share:.1%} of their stems are used ({len(kept)} rows); "
+            "repetitions are counted among these"
+        )
     return kept, summarise(
         kept,
         read=read,
-        invalid=len(problems),
+        invalid=invalid,
         duplicate=duplicate,
         contradictory=contradictory,
         sha256=digest.hexdigest(),

@@ -44,6 +44,7 @@ def examine(
         *look.price_rows(settings, at_utc),
         *look.database(settings),
         *classifier(settings, at_utc),
+        *look.learning(settings),
         *look.levers(settings),
     ]
 

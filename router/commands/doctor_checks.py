@@ -40,6 +40,29 @@ def config(settings: Settings) -> Iterator[Check]:
         yield Check(f"environment {name}", State.WARN, "is no setting and was ignored", "write ROUTER_SECTION__KEY")
 
 
+def learning(settings: Settings) -> Iterator[Check]:
+    """Whether what is spent on learning can come to labels."""
+    wanted = settings.learning
+    explores = settings.policy.exploration_ratio > 0.0
+    if not (wanted.on or explores):
+        return
+    parts = [f"explores {settings.policy.exploration_ratio:.1%}"] if explores else []
+    parts += [f"shadows {wanted.shadow_ratio:.1%}"] if wanted.shadow_ratio > 0.0 else []
+    parts += [f"judged by {wanted.judge_model}"] if wanted.judge_model is not None else []
+    parts += ["exact checks"] if wanted.exact_checks else []
+    lost = []
+    if not settings.server.store_prompts:
+        lost.append(("prompts are not kept, so no label can be exported", "set server.store_prompts: true"))
+    if wanted.shadow_ratio > 0.0 and wanted.judge_model is None and not wanted.exact_checks:
+        lost.append(("shadow runs are paid for and nobody judges them", "set learning.judge.model"))
+    if wanted.shadow_ratio > 0.0 and len({tier for tier, _ in settings.tiers.api_models()}) == 0:
+        lost.append(("there is no second tier to send a shadow to", "configure one, or set learning.shadow.ratio: 0"))
+    for what, cure in lost:
+        yield Check("learning", State.WARN, what, cure)
+    if not lost:
+        yield Check("learning", State.OK, ", ".join(parts))
+
+
 def packages(claims: Mapping[str, Sequence[str]]) -> Iterator[Check]:
     """Whether another distribution claims one of our top-level packages: pip lets it overwrite ours silently."""
     for package in OUR_PACKAGES:

@@ -28,6 +28,7 @@ from classifier.pipeline import TierModel
 from classifier.train import as_matrix
 from router.api.schemas import decode_chat
 from router.bootstrap import Gateway, build
+from router.core.budgets import Period, window_at
 from router.flow import PlainAnswer, handle_chat
 from router.learning_loop.beside import Beside, LearningDials
 from router.learning_loop.export import Exported, export
@@ -170,7 +171,13 @@ async def test_feedback_on_explored_traffic_naive_is_biased_ours_is_not(town: St
     async with town(exploration=0.1, seed=11) as t:
         true = await t.live(1_200, feedback_ratio=0.7)
         examples, found = t.labels(tmp_path / "labels.jsonl")
+        midnight = window_at(Period.DAY, datetime.now(UTC)).starts_at_utc
+        explored_nanousd = await t.gateway.ledger.explored_since(midnight)
+        left_nanousd = t.gateway.state.snapshot().exploration_left_nanousd
     assert found.explored > 50 and found.capped_by_judge == {}
+    assert explored_nanousd > 0 and left_nanousd == 10**9 - explored_nanousd
+    async with town(exploration=0.1, seed=11) as again:  # a restart forgives nothing
+        assert again.gateway.state.snapshot().exploration_left_nanousd == left_nanousd
     check_overlap(examples, TIERS)
     estimates = tier_quality(examples, "cheap", np.full(len(examples), 0.6))  # a poor guess: the weights must carry it
     low, high = estimates["naive"].interval()

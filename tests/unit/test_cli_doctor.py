@@ -65,6 +65,16 @@ def test_keys_that_do_nothing_are_named(tmp_path: Path) -> None:
     assert checks["environment ROUTER_PORT"].state is State.WARN
 
 
+def test_money_spent_on_learning_without_a_label_to_come_is_a_warning(tmp_path: Path) -> None:
+    assert "learning" not in found(tmp_path)
+    check = found(tmp_path, API + "learning: {shadow: {ratio: 0.1}}\nserver: {store_prompts: true}")["learning"]
+    assert check.state is State.WARN and "nobody judges" in check.detail
+    check = found(tmp_path, API + "policy: {exploration_ratio: 0.05}")["learning"]
+    assert check.state is State.WARN and check.cure == "set server.store_prompts: true"
+    check = found(tmp_path, API + "policy: {exploration_ratio: 0.05}\nserver: {store_prompts: true}")["learning"]
+    assert (check.state, check.detail) == (State.OK, "explores 5.0%")
+
+
 def test_the_price_of_each_model_is_shown_with_its_source(tmp_path: Path) -> None:
     check = found(tmp_path)["price openai/gpt-6-luna"]
     assert check.state is State.OK

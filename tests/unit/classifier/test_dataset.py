@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from classifier.dataset import DatasetError, groups_of, read_labels, split_by_group, split_by_time
+from classifier.dataset import DatasetError, StemSample, groups_of, read_labels, split_by_group, split_by_time
 from classifier.rows import parse_row, stem
 from tests.learning_data import rows, write
 
@@ -121,3 +121,22 @@ def test_rows_tied_through_others_are_one_group() -> None:
     ]
     groups = groups_of(examples).tolist()
     assert groups[0] == groups[1] == groups[2] != groups[3]
+
+
+def test_of_very_many_rows_an_even_sample_of_whole_stems_is_read_in_bounded_memory(tmp_path: Path) -> None:
+    made = [row(request_id=str(i), messages=[{"role": "user", "content": f"word{i // 2}"}]) for i in range(4_000)]
+    kept, summary = read_labels(write(tmp_path / "many.jsonl", made), max_rows=500)
+    assert summary.rows_read == 4_000 and 150 < len(kept) <= 250
+    assert summary.rows_duplicate == len(kept)  # each stem stands twice, and both came or neither
+    assert "even sample" in summary.warnings[0]
+    shuffled, _ = read_labels(write(tmp_path / "shuffled.jsonl", made[::-1]), max_rows=500)
+    assert {e.stem for e in shuffled} == {e.stem for e in kept}
+    sample = StemSample(500)
+    most = 0
+    for example in (parse_row(r) for r in made):
+        sample.offer(example)
+        most = max(most, len(sample.rows))
+    assert most <= 500
+    one = [row(request_id=str(i)) for i in range(600)]
+    with pytest.raises(DatasetError, match="nearly all of 600 rows share one stem"):
+        read_labels(write(tmp_path / "one.jsonl", one), max_rows=500)
