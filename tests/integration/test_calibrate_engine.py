@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -10,7 +17,7 @@ import yaml
 from router.commands.calibrate import CannotCalibrate, calibrate, which
 from router.errors import BadRequest
 from router.settings import parse_settings
-from tests.process import run_command
+from tests.process import alive, child_environ, descendants, run_command
 from tests.upstream import FakeUpstream
 
 EMBEDDED = {"engine": "embedded", "context_window_tokens": 512, "max_num_seqs": 2}
@@ -97,3 +104,55 @@ async def test_the_engine_that_is_named_is_the_one_that_is_asked(tmp_path: Path)
         with pytest.raises(CannotCalibrate, match="the engine answers 401"):
             await calibrate(settings, engine="b", seconds=1, note=lambda _: None)
         assert (len(one.chats), len(other.chats)) == (0, 1)
+
+
+@contextmanager
+def measuring(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """The command on the embedded engine, in a session of its own, once it has measured something."""
+    (folder / "router.yaml").write_text(config(folder, EMBEDDED))
+    (folder / "coefficients.yaml").write_text("# of last week\n")
+    command = [sys.executable, "-m", "router", "calibrate-engine", "--seconds", "600", "--output", "coefficients.yaml"]
+    environ = child_environ({"PYTHONPATH": str(Path(__file__).parents[2])})
+    with (folder / "said").open("wb") as said:
+        started = subprocess.Popen(
+            command, cwd=folder, env=environ, stdout=said, stderr=subprocess.STDOUT, start_new_session=True, text=True
+        )
+    try:
+        ends_at_s = time.monotonic() + 100
+        while "first token after" not in (folder / "said").read_text():
+            assert started.poll() is None, (folder / "said").read_text()
+            assert time.monotonic() < ends_at_s
+            time.sleep(0.02)
+        yield started
+    finally:
+        for pid in [started.pid, *descendants(started.pid)]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        started.wait()
+
+
+@pytest.mark.parametrize("what", ["Ctrl-C", "SIGTERM", "the engine dies"])
+@pytest.mark.timeout(240)
+def test_a_measurement_that_is_broken_off_leaves_no_engine_and_the_old_figures(tmp_path: Path, what: str) -> None:
+    with measuring(tmp_path) as started:
+        family = descendants(started.pid)
+        assert family
+        if what == "the engine dies":
+            os.kill(family[-1], signal.SIGKILL)
+        elif what == "Ctrl-C":
+            os.killpg(started.pid, signal.SIGINT)
+        else:
+            started.terminate()
+        code = started.wait(30)
+        said = (tmp_path / "said").read_text()
+        assert "Traceback" not in said
+        assert (tmp_path / "coefficients.yaml").read_text() == "# of last week\n"
+        if what == "the engine dies":
+            assert code == 1
+            assert "the engine stopped answering" in said
+        else:
+            assert code == {"Ctrl-C": 130, "SIGTERM": -signal.SIGTERM}[what]
+        ends_at_s = time.monotonic() + 10
+        while [pid for pid in family if alive(pid)]:
+            assert time.monotonic() < ends_at_s
+            time.sleep(0.02)
