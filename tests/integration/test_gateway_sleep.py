@@ -51,7 +51,10 @@ class House:
 
     async def falls_asleep(self) -> None:
         """Wait for it."""
-        await until(lambda: self.engine.room.process()[0] == "asleep" and self.engine.is_on(), 15.0)
+        sleeper = self.engine.sleeper
+        assert sleeper is not None
+        await until(lambda: sleeper.phase == "asleep", 15.0)
+        assert self.engine.room.process()[0] == "asleep"
 
 
 @asynccontextmanager
@@ -76,7 +79,8 @@ async def house(folder: Path, *, sleep: dict[str, float] | None, api: bool = Tru
             "context_window_tokens": 16_000,
         }
         tiers = {"local": local} | ({"cheap": cheap} if api else {})
-        config = {"server": {"data_dir": str(folder / "data")}, "tiers": tiers}
+        server, policy = {"data_dir": str(folder / "data")}, {"quality_target_ratio": 0.01}
+        config = {"server": server, "policy": policy, "tiers": tiers}
         async with running(config, {"API_KEY": KEY} if api else {}, ready_s=None) as front:
             assert front.gateway.local is not None
             (engine,) = front.gateway.local.engines

@@ -114,6 +114,7 @@ async def house(
     async with FakeUpstream(api_key=API_KEY, default=ok(tokens=20, delay_s=0.1, gap_s=0.005)) as api:
         config = {
             "server": {"data_dir": str(folder)},
+            "policy": {"quality_target_ratio": 0.01},  # what decides here is how full the engine is
             # whoever waits in the filled-up engine shall be answered at last, however late
             "timeouts": {"first_byte_s": 200, "idle_s": 200, "total_s": 300, "min_tokens_per_s": 0},
             "tiers": {

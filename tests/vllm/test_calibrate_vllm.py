@@ -30,7 +30,7 @@ def test_a_vllm_is_measured_and_the_figures_are_used(engine: VllmServer, tmp_pat
     measured = yaml.safe_load((tmp_path / "coefficients.yaml").read_text())
     local |= measured
     gateway = build(parse_settings(yaml.safe_dump(config), keys))
-    used = gateway.state.engines[MODEL].inflight.coefficients
+    used = gateway.state.engines[MODEL].coefficients
     figures = measured["coefficients"]
     assert {name: getattr(used, name) for name in figures} == figures
     assert used.calibrated
