@@ -59,7 +59,7 @@ def decide(
     floor, flags = _floor(facts, cfg)
     pace = max((budget.pace for budget in snapshot.budgets), default=0.0)
     eligible = [o for o in options if not o.reasons and o.saturated is None]
-    ranked = _rank(eligible, floor, pace, facts.session, cfg)
+    ranked = _rank(eligible, floor, pace, cfg, facts.session, several_engines=len(snapshot.engines) > 1)
     wanted_local = _wanted_but_full(options, eligible, ranked, floor, pace, cfg)
     queue_for_s = 0.0
     if wanted_local is not None and (not ranked or cfg.on_saturation != "spill"):
@@ -101,14 +101,15 @@ def _floor(facts: RequestFacts, cfg: PolicyConfig) -> tuple[float, list[Flag]]:
     return 0.0, []
 
 
-def _rank(eligible: list[Option], floor: float, pace: float, session: str | None, cfg: PolicyConfig) -> list[Option]:
+def _rank(
+    eligible: list[Option], floor: float, pace: float, cfg: PolicyConfig, session: str | None, *, several_engines: bool
+) -> list[Option]:
     """Best first. The rest is ranked as if those before it had gone: a fallback is the next decision, not the next row.
 
     Sets objectives and QUALITY_BELOW_FLOOR from the first round, the one that chooses.
     """
     ranked: list[Option] = []
     remaining = list(eligible)
-    several_engines = sum(o.candidate.tier is Tier.LOCAL for o in eligible) > 1
     while remaining:
         p_max = max(o.p for o in remaining)
         passing = [o for o in remaining if o.p >= floor * p_max - _EPSILON]
@@ -152,14 +153,16 @@ def _wanted_but_full(
     """
     if ranked and ranked[0].candidate.tier is Tier.LOCAL:
         return None
-    served = {o.candidate.model for o in eligible if o.candidate.tier is Tier.LOCAL and o.objective_usd is not None}
-    full = [o for o in options if o.saturated is not None and not o.reasons and o.candidate.model not in served]
+    full = [o for o in options if o.saturated is not None and not o.reasons]
     if not ranked:
         full += [o for o in options if o.reasons == (Reject.METRICS_STALE,)]
+    if not full:
+        return None
+    served = {o.candidate.model for o in eligible if o.candidate.tier is Tier.LOCAL and o.objective_usd is not None}
     wanted: list[Option] = []
     for option in full:
         p_max = max([o.p for o in eligible] + [option.p])
-        if option.p < floor * p_max - _EPSILON:
+        if option.candidate.model in served or option.p < floor * p_max - _EPSILON:
             continue
         if ranked:
             mine = objective(option, option.uncongested_usd, p_max, pace, cfg) - cfg.lambda_late_usd * max(

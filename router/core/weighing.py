@@ -151,6 +151,6 @@ def congestion_usd_per_gpu_s(u: float, density_quantiles: Sequence[float], from_
 
 def objective(option: Option, marginal_usd: float, p_max: float, pace: float, cfg: PolicyConfig) -> float:
     """J in USD at a marginal price: `p_max` is the best quality to be had, `pace` the budget's multiplier on cash."""
-    late = max(0.0, option.u - 1.0)
+    late_usd = cfg.lambda_late_usd * max(0.0, option.u - 1.0) if cfg.lambda_late_usd else 0.0
     lack = (cfg.nu_usd or 0.0) * (p_max - option.p)
-    return marginal_usd + pace * option.cash_usd + cfg.lambda_late_usd * late + lack
+    return marginal_usd + pace * option.cash_usd + late_usd + lack
