@@ -9,6 +9,7 @@ from itertools import pairwise
 from sqlalchemy import func, select
 
 from router.core.datamodels import AttemptRecord, Charge, Outcome, Tier, WorkDone
+from router.core.energy import EnergyTerms
 from router.core.periods import HOUR_US, AssetTerms, OnMode
 from router.stores.database import Database
 from router.stores.engines import parse_url, read_engine
@@ -23,6 +24,12 @@ H0 = to_us(NOON.replace(minute=0, second=0, microsecond=0))
 MINUTE_US = 60_000_000
 RENTED = AssetTerms(
     GPU, "rented", OnMode.ALWAYS, Decimal("2.50"), Decimal(1), (("rent", Decimal("2.50")),), "rented-2.50"
+)
+OWNED = replace(
+    RENTED,
+    kind="owned",
+    cost_lines=(("capital", Decimal("2.25")), ("energy", Decimal("0.25"))),
+    energy=EnergyTerms(Decimal(2), Decimal("0.125")),
 )
 COUNTED = replace(RENTED, on=OnMode.WHILE_ENGINE_RUNS)
 

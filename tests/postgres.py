@@ -78,12 +78,17 @@ class Cluster:
             with contextlib.suppress(ProcessLookupError):  # a backend may end between the look and the signal
                 os.kill(pid, number)
 
-    def new_database(self) -> str:
+    def copies(self, url: str, count: int) -> list[str]:
+        """`count` copies of a database that nobody is connected to; their URLs."""
+        original = url.partition("@/")[2].partition("?")[0]
+        return [self.new_database(f" TEMPLATE {original}") for _ in range(count)]
+
+    def new_database(self, like: str = "") -> str:
         """An empty database; its URL."""
         self._databases += 1
         name = f"ledger_{self._databases}"
         with psycopg.connect(f"host={self._home} user=ledger dbname=postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+            connection.execute(f"CREATE DATABASE {name}{like}")  # type: ignore[arg-type]
         return f"postgresql+psycopg://ledger@/{name}?host={self._home}"
 
 
