@@ -2,7 +2,11 @@
 
 An hour of the hardware is a Purchase (billed: its invoice); what its work absorbed is Usage of that commitment with
 status Used, what stayed idle is Usage with status Unused. So for every period the effective cost of Used and Unused is
-the billed cost of the Purchase. Only closed periods are exported; an API's attempts are Usage by hour.
+the billed cost of the Purchase. What is no plain use (late charges of closed hours, hours in which more was absorbed
+than invoiced) has the class Correction. Only closed periods are exported; an API's attempts are Usage by hour.
+
+Columns, allowed values and when a value must or must not be there follow the columns of the published specification,
+version 1.2 (focus.finops.org).
 """
 
 from __future__ import annotations
@@ -23,11 +27,13 @@ from router.stores.rows import from_us
 
 COLUMNS = (
     "BilledCost", "EffectiveCost", "ListCost", "ContractedCost", "BillingCurrency", "BillingAccountId",
-    "BillingPeriodStart", "BillingPeriodEnd", "ChargeCategory", "ChargeClass", "ChargeDescription", "ChargeFrequency",
-    "ChargePeriodStart", "ChargePeriodEnd", "CapacityReservationId", "CapacityReservationStatus",
-    "CommitmentDiscountCategory", "CommitmentDiscountId", "CommitmentDiscountStatus", "CommitmentDiscountType",
-    "ConsumedQuantity", "ConsumedUnit", "InvoiceIssuerName", "ProviderName", "PublisherName", "ResourceId",
-    "ServiceCategory", "ServiceName", "SkuId", "SubAccountId",
+    "BillingAccountName", "BillingPeriodStart", "BillingPeriodEnd", "ChargeCategory", "ChargeClass",
+    "ChargeDescription", "ChargeFrequency", "ChargePeriodStart", "ChargePeriodEnd", "CapacityReservationId",
+    "CapacityReservationStatus", "CommitmentDiscountCategory", "CommitmentDiscountId", "CommitmentDiscountName",
+    "CommitmentDiscountQuantity", "CommitmentDiscountStatus", "CommitmentDiscountType", "CommitmentDiscountUnit",
+    "ConsumedQuantity", "ConsumedUnit", "InvoiceIssuerName", "PricingCategory", "PricingQuantity", "PricingUnit",
+    "ProviderName", "PublisherName", "ResourceId", "ResourceName", "ResourceType", "ServiceCategory", "ServiceName",
+    "ServiceSubcategory", "SkuId", "SubAccountId", "SubAccountName",
 )  # fmt: skip
 
 
@@ -43,6 +49,8 @@ def run(config: Path | None, form: Format, days: Range, *, now_utc: datetime | N
         write_rows(rows, COLUMNS if form is Format.CSV else _SHOWN, form)
 
 
+_OWN = "own-hardware"
+_CORRECTION = {"ChargeClass": "Correction"}
 _SHOWN = (
     "ChargePeriodStart", "ChargeCategory", "ChargeClass", "CapacityReservationStatus", "ResourceId", "SubAccountId",
     "BilledCost", "EffectiveCost",
@@ -61,76 +69,125 @@ def hardware_rows(found: Hours) -> Iterator[dict[str, Any]]:
 
 def _period_rows(period: Period, groups: Iterable[PostedGroup]) -> Iterator[dict[str, Any]]:
     hardware = _row(period.start_us, period.end_us) | {
-        "BillingAccountId": "own-hardware",
+        "BillingAccountId": _OWN,
+        "BillingAccountName": _OWN,
         "CapacityReservationId": period.asset,
         "CommitmentDiscountCategory": "Spend",
         "CommitmentDiscountId": period.asset,
+        "CommitmentDiscountName": period.asset,
         "CommitmentDiscountType": period.rate_version.partition("-")[0],
+        "InvoiceIssuerName": _OWN,
+        "ProviderName": _OWN,
+        "PublisherName": _OWN,
         "ResourceId": period.asset,
-        "InvoiceIssuerName": "own-hardware",
-        "ProviderName": "own-hardware",
-        "PublisherName": "own-hardware",
+        "ResourceName": period.asset,
+        "ResourceType": "GPU server",
         "ServiceName": "Local inference",
+        "SkuId": period.rate_version,
     }
-    yield (
-        hardware
-        | _money(billed=period.invoice_nanousd, effective=0)
-        | {
-            "ChargeCategory": "Purchase",
-            "ChargeDescription": f"{period.asset}, on for {period.on_us / 1e6:.0f} s",
-            "ConsumedQuantity": None,
-            "SkuId": period.rate_version,
-        }
-    )
-    status = {"CapacityReservationStatus": "Used", "CommitmentDiscountStatus": "Used"}
+    if period.invoice_nanousd:
+        yield (
+            hardware
+            | _money(billed=period.invoice_nanousd, effective=0)
+            | _spend(period.invoice_nanousd)
+            | {
+                "ChargeCategory": "Purchase",
+                "ChargeDescription": f"{period.asset}, on for {period.on_us / 1e6:.0f} s",
+                "ChargeFrequency": "Recurring",
+                "PricingCategory": "Standard",
+                "PricingQuantity": Decimal(period.on_us) / HOUR_US,
+                "PricingUnit": "Hours",
+            }
+        )
     for group in groups:
-        usage = hardware | status | {"SubAccountId": group.tenant, "SkuId": group.model}
-        parts = (("", group.amount_nanousd - group.adjusts_nanousd), ("Correction", group.adjusts_nanousd))
-        for charge_class, amount in parts:
-            if amount or not charge_class:
-                what = "late charges of closed periods" if charge_class else f"{group.requests} requests"
-                yield (
-                    usage
-                    | _money(billed=0, effective=amount)
-                    | {
-                        "ChargeClass": charge_class or None,
-                        "ChargeDescription": f"{group.model}, {what}",
-                        "ConsumedQuantity": None if charge_class else Decimal(group.work_gpu_ns) / NANO_PER_USD,
-                        "ConsumedUnit": None if charge_class else "GPU-Seconds",
-                    }
-                )
-    status = {"CapacityReservationStatus": "Unused", "CommitmentDiscountStatus": "Unused"}
+        yield from _used_rows(hardware, group)
     idle = period.unabsorbed_nanousd
-    what = "idle" if idle >= 0 else "over-absorption variance"
-    yield (
-        hardware
-        | status
-        | _money(billed=0, effective=idle)
-        | {
-            "ChargeDescription": f"{period.asset}, {what}",
-            "SkuId": period.rate_version,
-        }
-    )
+    if idle:
+        status = {"CapacityReservationStatus": "Unused", "CommitmentDiscountStatus": "Unused"}
+        what = "idle" if idle > 0 else "over-absorption variance"
+        yield (
+            hardware
+            | status
+            | _money(billed=0, effective=idle)
+            | (_spend(idle) | _priced_by_spend(idle) if idle > 0 else _CORRECTION)
+            | {"ChargeDescription": f"{period.asset}, {what}", "PricingCategory": "Committed"}
+        )
+
+
+def _used_rows(hardware: dict[str, Any], group: PostedGroup) -> Iterator[dict[str, Any]]:
+    """What one tenant's use of one model has absorbed; late charges of closed periods stand apart."""
+    used = hardware | {
+        "CapacityReservationStatus": "Used",
+        "CommitmentDiscountStatus": "Used",
+        "PricingCategory": "Committed",
+        "SkuId": group.model,
+        "SubAccountId": group.tenant,
+        "SubAccountName": group.tenant,
+    }
+    plain, late = group.amount_nanousd - group.adjusts_nanousd, group.adjusts_nanousd
+    if plain > 0 and group.work_gpu_ns > 0:
+        consumed = {"ConsumedQuantity": Decimal(group.work_gpu_ns) / NANO_PER_USD, "ConsumedUnit": "GPU-Seconds"}
+        figures = _spend(plain) | _priced_by_spend(plain) | consumed
+        yield (
+            used
+            | _money(billed=0, effective=plain)
+            | figures
+            | {"ChargeDescription": f"{group.model}, {group.requests} requests"}
+        )
+    elif plain:  # a request that turned out cheaper than what was noted of it in the hour before
+        yield (
+            used
+            | _money(billed=0, effective=plain)
+            | _CORRECTION
+            | {"ChargeDescription": f"{group.model}, less than noted before"}
+        )
+    if late:
+        yield (
+            used
+            | _money(billed=0, effective=late)
+            | _CORRECTION
+            | {"ChargeDescription": f"{group.model}, late charges of closed periods"}
+        )
+
+
+def _spend(nanousd: int) -> dict[str, Any]:
+    """The part of what was bought that a row is about."""
+    return {"CommitmentDiscountQuantity": Decimal(nanousd) / NANO_PER_USD, "CommitmentDiscountUnit": "USD"}
+
+
+def _priced_by_spend(nanousd: int) -> dict[str, Any]:
+    return {"PricingQuantity": Decimal(nanousd) / NANO_PER_USD, "PricingUnit": "USD"}
 
 
 def api_rows(calls: Iterable[ApiHour]) -> Iterator[dict[str, Any]]:
     """One row an hour, tenant and model."""
     for call in calls:
+        if not call.tokens and not call.amount_nanousd:  # nothing was used: no charge
+            continue
+        # what was lost in a crash is booked at its reserve, and nobody knows its tokens
+        quantity, unit = (Decimal(call.tokens), "Tokens") if call.tokens else (Decimal(call.attempts), "Requests")
         yield (
             _row(call.hour_us, call.hour_us + HOUR_US)
             | _money(billed=call.amount_nanousd, effective=call.amount_nanousd)
             | {
                 "BillingAccountId": call.provider,
+                "BillingAccountName": call.provider,
                 "ChargeDescription": f"{call.model}, {call.attempts} calls",
-                "ConsumedQuantity": Decimal(call.tokens),
-                "ConsumedUnit": "Tokens",
+                "ConsumedQuantity": quantity,
+                "ConsumedUnit": unit,
                 "InvoiceIssuerName": call.provider,
+                "PricingCategory": "Standard",
+                "PricingQuantity": quantity,
+                "PricingUnit": unit,
                 "ProviderName": call.provider,
                 "PublisherName": call.provider,
                 "ResourceId": call.model,
+                "ResourceName": call.model,
+                "ResourceType": "Model",
                 "ServiceName": "LLM API",
                 "SkuId": call.model,
                 "SubAccountId": call.tenant,
+                "SubAccountName": call.tenant,
             }
         )
 
@@ -147,6 +204,7 @@ def _row(start_us: int, end_us: int) -> dict[str, Any]:
         "ChargePeriodStart": _iso(from_us(start_us)),
         "ChargePeriodEnd": _iso(from_us(end_us)),
         "ServiceCategory": "AI and Machine Learning",
+        "ServiceSubcategory": "Generative AI",
     }
 
 

@@ -13,18 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from router.cli import main
 from router.commands import break_even_traffic, focus, hours, savings
-from router.commands.output import Format
+from router.commands.output import Format, write_rows
 from router.commands.ranges import Range
 from router.core.datamodels import AttemptRecord, Charge, Outcome, Snapshot, Tier, TokenUsage
-from router.core.periods import AssetTerms, OnMode
+from router.core.periods import HOUR_US, AssetTerms, OnMode, Rate, Span, settle_period
 from router.core.replay import world_bytes
 from router.stores.periods import PeriodStore
+from router.stores.reports import ApiHour, Hours, PostedGroup
 from router.stores.rows import to_us
 from router.stores.sql import SqlLedger
 from tests.fakes import price
+from tests.focus_rules import violations
 from tests.ledger_samples import CANDIDATES, NOON, WallClock, settled, tried
 
 GPU = "gpu0"
@@ -286,6 +290,43 @@ def test_every_focus_period_is_used_and_unused_as_it_was_bought(
     calls = [row for row in rows if row["ServiceName"] == "LLM API"]
     assert sum(Decimal(row["BilledCost"]) for row in calls) == Decimal("0.0005")
     assert {row["BillingPeriodEnd"] for row in rows} == {"2026-12-01T00:00:00Z"}
+    assert [problem for row in rows for problem in violations(row)] == []
+
+
+nano = st.integers(-(10**12), 10**13)
+groups = st.lists(
+    st.builds(
+        PostedGroup, st.just(GPU), st.just(to_us(NINE)), st.sampled_from(["acme", "globex"]), st.just("llama"),
+        st.integers(1, 99), nano, st.integers(-(10**9), 10**13), st.one_of(st.just(0), nano),
+    ),
+    max_size=5,
+)  # fmt: skip
+
+
+@given(groups, st.integers(0, HOUR_US), st.sampled_from(["2.50", "0.000000001", "123.456789012"]))
+def test_focus_rows_keep_the_rules_and_add_up_to_the_nano_dollar_whatever_an_hour_was_like(
+    used: list[PostedGroup], on_us: int, usd: str
+) -> None:
+    span = Span(to_us(NINE), to_us(NINE) + HOUR_US, Rate(0, Decimal(usd), "rented-x", (("rent", Decimal(usd)),)))
+    absorbed = sum(group.amount_nanousd for group in used)
+    period = settle_period(GPU, span, on_for_us=on_us, absorbed_nanousd=absorbed, work_gpu_ns=0)
+    told = io.StringIO()
+    write_rows(list(focus.hardware_rows(Hours((period,), tuple(used)))), focus.COLUMNS, Format.CSV, told)
+    rows = list(csv.DictReader(io.StringIO(told.getvalue())))
+    assert [problem for row in rows for problem in violations(row)] == []
+    effective = sum(Decimal(row["EffectiveCost"]) for row in rows if row["ChargeCategory"] == "Usage")
+    billed = sum(Decimal(row["BilledCost"]) for row in rows)
+    assert effective == billed == Decimal(period.invoice_nanousd) / 10**9
+
+
+@given(st.lists(st.builds(ApiHour, st.just(to_us(NINE)), st.just("acme"), st.just("openai"), st.just("luna"),
+    st.integers(1, 99), st.integers(0, 10**9), st.integers(0, 10**12)), max_size=4))  # fmt: skip
+def test_focus_rows_of_apis_keep_the_rules_and_bill_all_of_it(calls: list[ApiHour]) -> None:
+    told = io.StringIO()
+    write_rows(list(focus.api_rows(calls)), focus.COLUMNS, Format.CSV, told)
+    rows = list(csv.DictReader(io.StringIO(told.getvalue())))
+    assert [problem for row in rows for problem in violations(row)] == []
+    assert sum(Decimal(row["BilledCost"]) for row in rows) == Decimal(sum(c.amount_nanousd for c in calls)) / 10**9
 
 
 def test_reports_of_books_without_hours_are_empty(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
