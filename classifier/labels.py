@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from zlib import crc32
 
 from classifier.datamodels import LoggedOutcome
 
@@ -50,8 +51,9 @@ class LabelReport:
 def combine(outcomes: Iterable[LoggedOutcome]) -> LabelReport:
     """One label per (request, tier): the weighted mean of its judgements, weight that of the strongest.
 
-    A judge's first `MAX_JUDGEMENTS_PER_JUDGE` judgements count, and at most `MAX_SHARE_PER_JUDGE` of all feedback where
-    there are several judges; of repeated judgements of one answer by one judge only the last one counts.
+    Of a judge's judgements `MAX_JUDGEMENTS_PER_JUDGE` count, and at most `MAX_SHARE_PER_JUDGE` of all feedback where
+    there are several judges: an even sample by request id, so that neither old nor new ones are preferred. Of repeated
+    judgements of one answer by one judge only the last one counts.
     """
     last: dict[tuple[str, str, str, str], LoggedOutcome] = {}
     unknown = 0
@@ -78,17 +80,13 @@ def _cap(outcomes: Sequence[LoggedOutcome]) -> tuple[list[LoggedOutcome], dict[s
     limit = MAX_JUDGEMENTS_PER_JUDGE
     if len(given) > 1:
         limit = min(limit, max(5, int(MAX_SHARE_PER_JUDGE * sum(min(n, limit) for n in given.values()))))
-    kept: list[LoggedOutcome] = []
-    used: dict[str, int] = defaultdict(int)
-    capped: dict[str, int] = defaultdict(int)
-    for outcome in outcomes:
+    chances: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for i, outcome in enumerate(outcomes):
         if outcome.provenance in _CAPPED_PROVENANCES:
-            if used[outcome.judge] >= limit:
-                capped[outcome.judge] += 1
-                continue
-            used[outcome.judge] += 1
-        kept.append(outcome)
-    return kept, dict(capped)
+            chances[outcome.judge].append((crc32(outcome.request_id.encode("utf-8", "replace")), i))
+    left_out = {i for drawn in chances.values() for _, i in sorted(drawn)[limit:]}
+    capped = {judge: len(drawn) - limit for judge, drawn in chances.items() if len(drawn) > limit}
+    return [outcome for i, outcome in enumerate(outcomes) if i not in left_out], capped
 
 
 def _label(judged: Sequence[LoggedOutcome]) -> Label:

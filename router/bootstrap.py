@@ -316,6 +316,8 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
     gateway = Gateway(
         settings, clock, deps, state, ledger, budgets, telemetry, tokens, book, local, hours, lengths, keeper, beside
     )
+    if beside is not None:
+        beside.draining = lambda: gateway.draining
     telemetry.watch(
         in_flight=lambda: gateway.in_flight.count,
         circuits=lambda: {name: health.state for name, health in state.health.items()},

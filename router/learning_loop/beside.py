@@ -75,7 +75,10 @@ class Looked:
 
 
 class Beside:
-    """Implements `ports.Learner`. `note` keeps a judgement; `count(kind, outcome)` is told of every call."""
+    """Implements `ports.Learner`. `note` keeps a judgement; `count(kind, outcome)` is told of every call.
+
+    While `draining()` nothing new is begun.
+    """
 
     def __init__(
         self,
@@ -93,6 +96,7 @@ class Beside:
         self._count = count
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
+        self.draining: Callable[[], bool] = lambda: False
         now_utc = deps.clock.now_utc
         self.shadow_budget = BudgetBook({Period.DAY: dials.shadow_budget_nanousd}, now_utc=now_utc)
         self.judge_budget = BudgetBook({Period.DAY: dials.judge_budget_nanousd}, now_utc=now_utc)
@@ -121,7 +125,7 @@ class Beside:
         dials = self._dials
         drawn = dials.shadow_ratio > 0.0 and self._draw() < dials.shadow_ratio
         checked = dials.exact_checks and checkable(wants_json=chat.wants_json, has_tools=chat.has_tools)
-        if not (drawn or checked) or self._closed or not self._may_look(chat, facts, decision, answered_by):
+        if not (drawn or checked) or self._ending or not self._may_look(chat, facts, decision, answered_by):
             return None
         taken = answered_by.tier
         others = sorted({a.tier for a in decision.alternatives if a.tier is not taken and set(a.reasons) <= _SOFT})
@@ -167,8 +171,12 @@ class Beside:
             recorded.finish()
         return recorded
 
+    @property
+    def _ending(self) -> bool:
+        return self._closed or self.draining()
+
     def _begin(self, looked: Looked, read: Callable[[], Answer | None], output_tokens: int | None) -> None:
-        if self._closed or len(self._tasks) >= self._dials.max_concurrent:
+        if self._ending or len(self._tasks) >= self._dials.max_concurrent:
             self._count("shadow" if looked.shadow is not None else "check", "no_place")
             return
         task = asyncio.get_running_loop().create_task(self._look(looked, read, output_tokens))

@@ -211,6 +211,16 @@ async def test_the_answer_waits_for_nobody_and_what_would_be_too_much_is_dropped
     assert b.front.gateway.budgets.reserved_nanousd == 0
 
 
+async def test_a_gateway_that_drains_begins_nothing_new(bench: Start) -> None:
+    async with bench(ALWAYS) as b:
+        beside = b.front.gateway.beside
+        assert beside is not None
+        beside.draining = lambda: True
+        await b.ask()
+        await b.settle()
+        assert b.cheap.chats == []
+
+
 async def test_a_budget_that_is_spent_ends_shadow_runs_for_the_day_also_after_a_restart(bench: Start) -> None:
     tight = {"shadow": {"ratio": 1.0, "budget_usd_per_day": 0.00002}}
     short = {**ASKED, "max_tokens": 20}
