@@ -1,9 +1,10 @@
 """Better coefficients from what is seen: quantile tracking while serving, least squares from a measured run. Pure.
 
 While serving, two factors follow the 0.65 quantile of observed over predicted: c1 (prefill) from times to first token,
-c2 (decode) from gaps between tokens of steps without prefill. Each observation moves a factor by a fixed small ratio,
-up by q when reality was slower than predicted and down by 1 - q when it was not, so outliers weigh no more than
-others. A model that is wrong by 0.4 to 2.5 times gets right within a few hundred requests.
+c2 (decode) from gaps between tokens of steps without prefill, both of our own streams, else of the engine's
+histograms. Each observation moves a factor by a fixed small ratio, up by q when reality was slower than predicted and
+down by 1 - q when it was not, so outliers weigh no more than others. A model that is wrong by 0.4 to 2.5 times gets
+right within a few hundred requests.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from local_llm.datamodels import EngineCoefficients
 from local_llm.steptime import prefill_s
@@ -25,6 +27,23 @@ _MIN_FACTOR = 0.25
 _MAX_FACTOR = 4.0
 _ENOUGH_OBSERVATIONS = 50
 _CAREFUL_PREFILL, _CAREFUL_DECODE = 2.0, 1.5
+
+
+class Calibrating(Protocol):
+    """What learns from observed times; see `Calibration`."""
+
+    @property
+    def coefficients(self) -> EngineCoefficients:
+        """As learnt so far."""
+        ...
+
+    def observe_prefill(self, *, observed_s: float, predicted_s: float, prefill_ratio: float) -> None:
+        """Prompts have been read; `prefill_ratio` is the share of `predicted_s` that is prefill and no decode."""
+        ...
+
+    def observe_gap(self, *, observed_s: float, predicted_s: float, decode_ratio: float = 1.0) -> None:
+        """A token followed another; `decode_ratio` is the share of `predicted_s` that is decode and no prefill."""
+        ...
 
 
 class Calibration:
@@ -69,10 +88,10 @@ class Calibration:
             self.prefill_factor = self._moved(self.prefill_factor, step, observed_s > predicted_s)
             self.prefill_observations += 1
 
-    def observe_gap(self, *, observed_s: float, predicted_s: float) -> None:
-        """A token followed another with no prefill between; `predicted_s` is the decode step at that time."""
-        if _usable(observed_s, predicted_s):
-            step = _gain(_GAP_STEP, self.gap_observations)
+    def observe_gap(self, *, observed_s: float, predicted_s: float, decode_ratio: float = 1.0) -> None:
+        """A token followed another; `predicted_s` is the step at that time, of which `decode_ratio` is no prefill."""
+        if _usable(observed_s, predicted_s) and 0.0 <= decode_ratio <= 1.0:
+            step = decode_ratio * _gain(_GAP_STEP, self.gap_observations)
             self.decode_factor = self._moved(self.decode_factor, step, observed_s > predicted_s)
             self.gap_observations += 1
 

@@ -196,6 +196,24 @@ class EngineReading:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineCounters:
+    """What an engine counts since its start, at the time of `reading`: how fast it is, whoever asked.
+
+    `cached_prompt_tokens` are those of the prompt tokens that it did not have to read. `steps` it has made,
+    `token_gaps` between two tokens of a stream that lasted `token_gaps_s` in all, and `first_tokens` for which
+    `first_tokens_s` were waited in all. Kept apart from the reading: no decision rests on them.
+    """
+
+    reading: EngineReading
+    cached_prompt_tokens: int | None = None
+    steps: int | None = None
+    token_gaps: int | None = None
+    token_gaps_s: float | None = None
+    first_tokens: int | None = None
+    first_tokens_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LocalSnapshot:
     """Everything known about one engine at one moment; frozen, swapped whole.
 

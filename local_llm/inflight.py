@@ -19,33 +19,17 @@ from __future__ import annotations
 import math
 from collections import deque
 from heapq import heappop, heappush
-from typing import Protocol
 
+from local_llm.calibration import Calibrating
 from local_llm.datamodels import EngineCoefficients, InflightState, Others, SloTargets
 from local_llm.derating import slowed
+from local_llm.histograms import EngineInterval, predicted
 from local_llm.steptime import drain_ratio, prefill_s, read_s, step_s, ttft_s
 
 _PREFILL_SHARE_TAU_S = 5.0
 _BATCHED_TOKENS_GUESS = 2048
 _TAKE_LEARNT_EVERY = 4
 _ENOUGH_CHUNKS = 4
-
-
-class Calibrating(Protocol):
-    """What learns from observed times; see `calibration.Calibration`."""
-
-    @property
-    def coefficients(self) -> EngineCoefficients:
-        """As learnt so far."""
-        ...
-
-    def observe_prefill(self, *, observed_s: float, predicted_s: float, prefill_ratio: float) -> None:
-        """Prompts have been read; `prefill_ratio` is the share of `predicted_s` that is prefill and no decode."""
-        ...
-
-    def observe_gap(self, *, observed_s: float, predicted_s: float) -> None:
-        """A token followed another with no prefill between."""
-        ...
 
 
 class _Reading:
@@ -220,6 +204,25 @@ class Inflight:
         self._bucket_s += self.unseen_factor * prefill_s(self.coefficients, prompt)
         return ticket
 
+    def learn_from_engine(self, seen: EngineInterval) -> None:
+        """What the engine tells of its own speed; for a time in which no stream of ours has shown it."""
+        calibration = self._calibration
+        if calibration is None:
+            return
+        predicted_s, prefill_ratio = predicted(seen, self.coefficients, self.max_batched_tokens)
+        observed_s, decode_ratio = seen.step_s, 1.0 - prefill_ratio
+        # Which of the two was off shows over many looks, as some hold more prefill than others.
+        if prefill_ratio > 0.0:
+            calibration.observe_prefill(observed_s=observed_s, predicted_s=predicted_s, prefill_ratio=prefill_ratio)
+        if decode_ratio > 0.0 and seen.lone_prompt_tokens is None:
+            calibration.observe_gap(observed_s=observed_s, predicted_s=predicted_s, decode_ratio=decode_ratio)
+        self._take_learnt(calibration, at_once=True)
+
+    @property
+    def lessons(self) -> int:
+        """How often something has been learnt of the engine's speed."""
+        return self._learnt
+
     def state(self, now_s: float) -> InflightState:
         """A frozen copy as of `now_s`."""
         self._advance(now_s)
@@ -343,9 +346,9 @@ class Inflight:
         ticket._gap_prefills = self._prefills if self._waiting_prompt_tokens == 0 else -1
         ticket._last_token_at_s = now_s
 
-    def _take_learnt(self, calibration: Calibrating) -> None:
+    def _take_learnt(self, calibration: Calibrating, *, at_once: bool = False) -> None:
         self._learnt += 1
-        if self._learnt % _TAKE_LEARNT_EVERY == 0:
+        if at_once or self._learnt % _TAKE_LEARNT_EVERY == 0:
             self._full_speed = calibration.coefficients
             self.coefficients = slowed(self._full_speed, self._slowdown)
 

@@ -1,4 +1,4 @@
-"""Text of an engine's /metrics to an `EngineReading`. Pure; never raises.
+"""Text of an engine's /metrics to an `EngineReading` and what it counts. Pure; never raises.
 
 Engines rename their series, so every reading has a table of names. A reading that is not there, that is no number or
 that cannot be true is `None`, never 0: an engine that says nothing must not look idle.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from local_llm.datamodels import EngineReading
+from local_llm.datamodels import EngineCounters, EngineReading
 
 MAX_TEXT_CHARS = 8_000_000  # a page of vLLM has 50 kB; whatever sends more is no engine
 
@@ -28,6 +28,13 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
         "vllm:generation_tokens",
         "llamacpp:tokens_predicted_total",
     ),
+    "cached_prompt_tokens": ("vllm:prompt_tokens_cached_total", "vllm:prefix_cache_hits_total"),
+    # Of the histograms sum and count suffice: what is learnt is moved a little by each look, so no bucket is needed.
+    "steps": ("vllm:iteration_tokens_total_count",),
+    "token_gaps": ("vllm:inter_token_latency_seconds_count", "vllm:time_per_output_token_seconds_count"),
+    "token_gaps_s": ("vllm:inter_token_latency_seconds_sum", "vllm:time_per_output_token_seconds_sum"),
+    "first_tokens": ("vllm:time_to_first_token_seconds_count",),
+    "first_tokens_s": ("vllm:time_to_first_token_seconds_sum",),
 }
 _MEANING: Mapping[str, str] = {name: meaning for meaning, names in _ALIASES.items() for name in names}
 _RANK: Mapping[str, int] = {name: rank for names in _ALIASES.values() for rank, name in enumerate(names)}
@@ -45,6 +52,11 @@ class _Sample:
 
 
 def parse_metrics(text: str, *, taken_at_s: float) -> EngineReading:
+    """The reading of `parse_counters`, alone."""
+    return parse_counters(text, taken_at_s=taken_at_s).reading
+
+
+def parse_counters(text: str, *, taken_at_s: float) -> EngineCounters:
     """One scrape, taken at `taken_at_s` (monotonic), of vLLM (0.6 to 0.3x) or llama.cpp.
 
     Several engines behind one page (data parallelism) are summed; KV usage is that of the fullest. `problem` says
@@ -64,7 +76,7 @@ def parse_metrics(text: str, *, taken_at_s: float) -> EngineReading:
     waiting = _total(samples.get("waiting"), problems, upper=_MAX_REQUESTS)
     if running is None and waiting is None and not problems:
         problems.append("/metrics tells neither running nor waiting requests")
-    return EngineReading(
+    reading = EngineReading(
         running_requests=running,
         waiting_requests=waiting,
         kv_cache_usage_ratio=_fullest(samples.get("kv_usage"), problems),
@@ -72,20 +84,35 @@ def parse_metrics(text: str, *, taken_at_s: float) -> EngineReading:
         asleep=_asleep(samples.get("sleep")),
         preemptions=_total(samples.get("preemptions"), problems, upper=_MAX_COUNTER),
         kv_tokens=_kv_tokens(samples.get("cache_config")),
-        problem="; ".join(problems) or None,
         prompt_tokens=_total(samples.get("prompt_tokens"), problems, upper=_MAX_COUNTER),
         output_tokens=_total(samples.get("output_tokens"), problems, upper=_MAX_COUNTER),
     )
+    return _with_counters(replace(reading, problem="; ".join(problems) or None), samples)
 
 
-def _nothing(taken_at_s: float, problem: str) -> EngineReading:
-    return EngineReading(
+def _with_counters(reading: EngineReading, samples: Mapping[str, list[_Sample]]) -> EngineCounters:
+    """Only learnt from, so a count that makes no sense is nobody's problem."""
+    ignored: list[str] = []
+    return EngineCounters(
+        reading,
+        cached_prompt_tokens=_total(samples.get("cached_prompt_tokens"), ignored, upper=_MAX_COUNTER),
+        steps=_total(samples.get("steps"), ignored, upper=_MAX_COUNTER),
+        token_gaps=_total(samples.get("token_gaps"), ignored, upper=_MAX_COUNTER),
+        token_gaps_s=_seconds(samples.get("token_gaps_s")),
+        first_tokens=_total(samples.get("first_tokens"), ignored, upper=_MAX_COUNTER),
+        first_tokens_s=_seconds(samples.get("first_tokens_s")),
+    )
+
+
+def _nothing(taken_at_s: float, problem: str) -> EngineCounters:
+    reading = EngineReading(
         running_requests=None,
         waiting_requests=None,
         kv_cache_usage_ratio=None,
         taken_at_s=taken_at_s,
         problem=problem,
     )
+    return EngineCounters(reading)
 
 
 def _samples(text: str) -> Iterable[_Sample]:
@@ -143,6 +170,14 @@ def _total(samples: list[_Sample] | None, problems: list[str], *, upper: int) ->
             return None
         total += sample.value
     return int(total)
+
+
+def _seconds(samples: list[_Sample] | None) -> float | None:
+    """A sum of seconds over all engines; `None` if it makes no sense."""
+    chosen = _distinct(_preferred(samples), [])
+    if not chosen or not all(0.0 <= sample.value < math.inf for sample in chosen):
+        return None
+    return sum(sample.value for sample in chosen)
 
 
 def _fullest(samples: list[_Sample] | None, problems: list[str]) -> float | None:

@@ -13,10 +13,11 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
-from local_llm.datamodels import EngineReading, GpuReading, ProcessState, SloTargets
+from local_llm.datamodels import EngineCounters, EngineReading, GpuReading, ProcessState, SloTargets
 from local_llm.derating import slowdown_ratio
+from local_llm.histograms import between
 from local_llm.inflight import Inflight
-from local_llm.metrics_text import MAX_TEXT_CHARS, parse_metrics
+from local_llm.metrics_text import MAX_TEXT_CHARS, parse_counters
 from local_llm.nvml import NO_DRIVER
 from local_llm.probe import Get, ProbeError
 from local_llm.steptime import step_s, ttft_s
@@ -85,6 +86,8 @@ class EnginePoller:
         self._gpus_used = gpus_used
         self._interval_s = interval_s
         self._unseen = UnseenLoad()
+        self._lessons = inflight.lessons
+        self._counters: EngineCounters | None = None
         self._external: tuple[ProcessState, str | None] = (ProcessState.STARTING, "not reached yet")
         self._health_failures = 0
         self._progress: tuple[int, int | None, int | None] = (-1, None, None)
@@ -178,19 +181,30 @@ class EnginePoller:
             self._scrape_failed("/metrics is too long")
             return
         now_s = self._clock.now_s()
-        reading = parse_metrics(page.body.decode("utf-8", "replace"), taken_at_s=now_s)
+        counters = parse_counters(page.body.decode("utf-8", "replace"), taken_at_s=now_s)
+        reading = counters.reading
         if reading.problem is not None:
             self._scrape_failed(reading.problem)
         else:
             self.last_error = None
         if reading.running_requests is None and reading.waiting_requests is None and self.reading is None:
             return  # a page that never told anything is no metrics page
+        self._learn_speed(counters)
         self.reading = reading
         self._learn_others(reading, max(own_before, self._inflight.n), now_s)
 
     def _scrape_failed(self, problem: str) -> None:
         self.scrape_errors += 1
         self.last_error = problem
+
+    def _learn_speed(self, counters: EngineCounters) -> None:
+        """From the engine's own histograms, where no stream of ours has told of it since the last look."""
+        before, self._counters = self._counters, counters
+        heard, self._lessons = self._inflight.lessons > self._lessons, self._inflight.lessons
+        seen = between(before, counters) if before is not None and not heard else None
+        if seen is not None:
+            self._inflight.learn_from_engine(seen)
+            self._lessons = self._inflight.lessons
 
     def _learn_others(self, reading: EngineReading, own_n: int, now_s: float) -> None:
         own = self._inflight.state(now_s)

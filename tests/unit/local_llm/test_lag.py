@@ -160,7 +160,7 @@ def test_prompts_that_come_together_teach_what_they_took_together() -> None:
         def observe_prefill(self, *, observed_s: float, predicted_s: float, prefill_ratio: float) -> None:
             seen.append((observed_s, predicted_s, prefill_ratio))
 
-        def observe_gap(self, *, observed_s: float, predicted_s: float) -> None:
+        def observe_gap(self, *, observed_s: float, predicted_s: float, decode_ratio: float = 1.0) -> None:
             raise AssertionError("no token but the first came")
 
     inflight = Inflight(ROUND, SLO, max_batched_tokens=1000, calibration=Listener())
@@ -182,7 +182,7 @@ def test_a_request_that_leaves_the_queue_teaches_nothing() -> None:
         def observe_prefill(self, *, observed_s: float, predicted_s: float, prefill_ratio: float) -> None:
             self.told += 1
 
-        def observe_gap(self, *, observed_s: float, predicted_s: float) -> None:
+        def observe_gap(self, *, observed_s: float, predicted_s: float, decode_ratio: float = 1.0) -> None:
             self.told += 1
 
     deaf = Deaf()

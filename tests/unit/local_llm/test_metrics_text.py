@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local_llm.datamodels import EngineReading
-from local_llm.metrics_text import MAX_TEXT_CHARS, parse_metrics
+from local_llm.datamodels import EngineCounters, EngineReading
+from local_llm.metrics_text import MAX_TEXT_CHARS, parse_counters, parse_metrics
 
 PAGES = Path(__file__).parents[2] / "fixtures" / "metrics"
 VLLM = (PAGES / "vllm_0_32.txt").read_text()
@@ -38,6 +38,36 @@ def test_a_real_page_of_vllm_is_read_in_full() -> None:
         prompt_tokens=1468,
         output_tokens=36000,
     )
+
+
+def test_the_histograms_of_a_real_page_tell_how_fast_the_engine_has_been() -> None:
+    assert parse_counters(VLLM, taken_at_s=7.0) == EngineCounters(
+        read(VLLM),
+        cached_prompt_tokens=0,
+        steps=7235,
+        token_gaps=35976,
+        token_gaps_s=307.77972535699655,
+        first_tokens=24,
+        first_tokens_s=106.69030451774597,
+    )
+    assert parse_counters(LLAMACPP, taken_at_s=7.0) == EngineCounters(read(LLAMACPP))
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-1.0", "many"])
+def test_a_histogram_that_makes_no_sense_is_not_learnt_from_and_spoils_no_reading(value: str) -> None:
+    lines = VLLM.splitlines()
+    spoilt = [
+        line.rsplit(" ", 1)[0] + f" {value}" if line.startswith("vllm:inter_token_latency_seconds_") else line
+        for line in lines
+    ]
+    found = parse_counters("\n".join(spoilt), taken_at_s=7.0)
+    assert (found.token_gaps, found.token_gaps_s) == (None, None)
+    assert found.reading == read(VLLM)
+
+
+def test_the_older_name_of_the_gaps_is_understood() -> None:
+    old = VLLM.replace("inter_token_latency_seconds", "time_per_output_token_seconds")
+    assert parse_counters(old, taken_at_s=7.0).token_gaps == 35976
 
 
 def test_a_real_page_of_llamacpp_has_no_kv_reading_rather_than_zero() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from local_llm.calibration import Calibration
 from local_llm.coefficients import PRESETS
 from local_llm.datamodels import GpuReading, ProcessState, SloTargets
 from local_llm.inflight import Inflight
@@ -65,12 +66,17 @@ class Engine:
 
 class Bench:
     def __init__(
-        self, *, supervised: bool = True, slo: SloTargets | None = None, gpus_used: frozenset[int] | None = None
+        self,
+        *,
+        supervised: bool = True,
+        slo: SloTargets | None = None,
+        gpus_used: frozenset[int] | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.clock, self.engine = HandClock(), Engine()
         self.gpus: tuple[float, tuple[GpuReading, ...]] | None = None
         slo = slo or SloTargets()
-        self.inflight = Inflight(PRESETS["h100-8b-fp16"], slo)
+        self.inflight = Inflight(PRESETS["h100-8b-fp16"], slo, calibration=calibration)
         self.poller = EnginePoller(
             root_url=lambda: "http://engine",
             headers={},
@@ -322,3 +328,47 @@ def test_the_watcher_keeps_the_last_look_of_a_driver_that_hangs() -> None:
     watcher.stop(timeout_s=0.05)
     assert time.monotonic() - began_s < 5
     hang.set()
+
+
+def page_of_others(second: int, *, gap_s: float) -> dict[str, float]:
+    """An engine that has ten streams of somebody else's and gives each a token every `gap_s`."""
+    gaps = second * round(1.0 / gap_s) * 10
+    return {
+        "num_requests_running": 10.0,
+        "kv_cache_usage_perc": 0.5,
+        "generation_tokens_total": 36_000.0 + gaps,
+        "iteration_tokens_total_count": 7235.0 + gaps / 10,
+        "inter_token_latency_seconds_count": 35_976.0 + gaps,
+        "inter_token_latency_seconds_sum": 307.77972535699655 + gaps * gap_s,
+    }
+
+
+async def test_an_engine_that_only_others_use_teaches_its_speed_through_its_histograms() -> None:
+    row = PRESETS["h100-8b-fp16"]
+    bench = Bench(supervised=False, calibration=Calibration(row))
+    for second in range(200):
+        bench.engine.metrics(**page_of_others(second, gap_s=0.02))
+        await bench.pass_s(1)
+    slower = bench.inflight.coefficients.t0_s / row.t0_s
+    predicted_s = slower * (row.t0_s + 10 * row.c_seq_s + 2560 * row.c_kv_s)
+    assert predicted_s == pytest.approx(0.02, rel=0.1)
+
+
+async def test_what_our_own_streams_show_counts_for_more_than_the_histograms() -> None:
+    row = PRESETS["h100-8b-fp16"]
+    learner = Calibration(row)
+    bench = Bench(supervised=False, calibration=learner)
+    stream = bench.inflight.enter(bench.clock.at_s, 10, 1000)
+    stream.first_token(bench.clock.at_s)
+    for second in range(20):
+        bench.engine.metrics(**page_of_others(second, gap_s=0.02))
+        for tick in range(4):
+            stream.token(1, bench.clock.at_s + 0.2 * tick)
+        await bench.pass_s(1)
+    own = learner.gap_observations
+    assert own >= 20
+    stream.end(bench.clock.at_s)
+    await bench.pass_s(1)
+    bench.engine.metrics(**page_of_others(21, gap_s=0.02))
+    await bench.pass_s(1)
+    assert learner.gap_observations == own + 1
