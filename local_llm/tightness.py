@@ -13,6 +13,8 @@ every GPU.
 
 from __future__ import annotations
 
+import math
+
 from local_llm.datamodels import Binding, EngineCoefficients, EngineLimits, InflightState, SloTargets, Tightness
 from local_llm.steptime import drain_ratio, prefill_s, ttft_s
 
@@ -39,26 +41,16 @@ def tightness(
     carries it already. `state.others_*` are a floor: a factor says nothing while we have nothing in there ourselves. KV
     is left out where the engine does not tell its size. Never raises for positive targets and factors; never negative.
     """
-    k = state.unseen_factor
-    n = k * state.n
-    streaming = k * state.streaming
-    context = k * state.context_tokens
-    waiting_prompt = k * state.waiting_prompt_tokens
-    reserved = k * state.reserved_tokens
-    if state.others_n > 0.0:
-        n = max(n, state.n + state.others_n)
-        streaming = max(streaming, state.streaming + state.others_streaming)
-        context = max(context, state.context_tokens + state.others_context_tokens)
-        waiting_prompt = max(waiting_prompt, state.waiting_prompt_tokens + state.others_waiting_prompt_tokens)
-        reserved = max(
-            reserved, state.reserved_tokens + state.others_context_tokens + state.others_waiting_prompt_tokens
-        )
     c = coefficients
-
+    n, streaming, context, waiting_prompt, reserved = _load(state)
     step = c.t0_s + c.c_seq_s * streaming + c.c_kv_s * context
+    backlog = waiting_prompt + prompt_tokens
+    next_step = c.t0_s + c.c_seq_s * (n + 1.0) + c.c_kv_s * (context + backlog + 0.5 * expected_output_tokens)
+    queued_ratio = c.c_prefill_s * backlog / max(1e-3, expected_output_tokens * slo.tpot_s + slo.slack_s)
+    tpot = next_step / (1.0 - min(_MAX_PREFILL_RATIO, max(queued_ratio, state.prefill_share)))
     room = max(1.0, limits.max_batched_tokens - streaming)
-    done_at_s = state.backlog_done_at_s
-    if done_at_s is None:
+    if state.backlog_done_at_s is None:
+        pace = tpot
         ttft = ttft_s(
             c,
             decode_step_s=step,
@@ -67,41 +59,80 @@ def tightness(
             prompt_tokens=prompt_tokens,
             max_batched_tokens=limits.max_batched_tokens,
         )
+        behind_s = _bucket_s(state, c, slo, step=step, prompt_tokens=prompt_tokens, now_s=now_s, f_tpot=f_tpot)
     else:
-        others_prompt = waiting_prompt - k * state.waiting_prompt_tokens
+        # Where lag is known, the time that prefill takes is held against the slack, not against the pace.
+        pace = next_step
+        others_prompt = waiting_prompt - state.unseen_factor * state.waiting_prompt_tokens
         own_s = -(-prompt_tokens // room) * step + prefill_s(c, prompt_tokens) + c.c_prefill_s * others_prompt
-        ttft = max(done_at_s - now_s, c.api_s + 0.5 * step) + own_s
-
-    backlog = waiting_prompt + prompt_tokens
-    next_step = c.t0_s + c.c_seq_s * (n + 1.0) + c.c_kv_s * (context + backlog + 0.5 * expected_output_tokens)
-    queued_ratio = c.c_prefill_s * backlog / max(1e-3, expected_output_tokens * slo.tpot_s + slo.slack_s)
-    prefill_ratio = max(queued_ratio, state.prefill_share)
-    tpot = next_step / (1.0 - min(_MAX_PREFILL_RATIO, prefill_ratio))
-
-    u = ttft / (f_ttft * slo.ttft_s)
-    binding = Binding.TTFT
-    # Where lag is known, the time that prefill takes is held against the slack, not against the pace.
-    ratio = (tpot if done_at_s is None else next_step) / (f_tpot * slo.tpot_s)
-    if ratio > u:
-        u, binding = ratio, Binding.TPOT
-    if done_at_s is None:
-        drained_s = drain_ratio(step, f_tpot=f_tpot, tpot_s=slo.tpot_s) * (now_s - state.bucket_at_s)
-        left_s = state.bucket_s - drained_s if state.bucket_s > 0.0 else 0.0
-        behind_s = left_s + k * prefill_s(c, prompt_tokens) if left_s > 0.0 else 0.0
-    else:
+        ttft = max(state.backlog_done_at_s - now_s, c.api_s + 0.5 * step) + own_s
         behind_s = _behind_s(state, slo, burst_s=ttft - c.api_s, chunk_s=step + c.c_prefill_s * room)
-    ratio = behind_s / (f_bucket * slo.slack_s)
-    if ratio > u:
-        u, binding = ratio, Binding.PREFILL_BURST
-    if limits.kv_tokens is not None:
-        kv_room = f_kv * limits.kv_tokens
-        ratio = (reserved + prompt_tokens + expected_output_tokens) / kv_room if kv_room > 0.0 else float("inf")
-        if ratio > u:
-            u, binding = ratio, Binding.KV
-    ratio = (n + 1.0) / limits.max_num_seqs if limits.max_num_seqs > 0 else float("inf")
-    if ratio > u:
-        u, binding = ratio, Binding.SEQS
+    u, binding = _tightest(
+        ttft / (f_ttft * slo.ttft_s),
+        pace / (f_tpot * slo.tpot_s),
+        behind_s / (f_bucket * slo.slack_s),
+        _kv_ratio(reserved + prompt_tokens + expected_output_tokens, limits.kv_tokens, f_kv),
+        (n + 1.0) / limits.max_num_seqs if limits.max_num_seqs > 0 else math.inf,
+    )
     return Tightness(u=u, binding=binding, ttft_s=ttft, tpot_s=tpot)
+
+
+def _tightest(ttft: float, tpot: float, burst: float, kv: float, seqs: float) -> tuple[float, Binding]:
+    """The greatest ratio and whose it is; the first of equals."""
+    u, binding = ttft, Binding.TTFT
+    if tpot > u:
+        u, binding = tpot, Binding.TPOT
+    if burst > u:
+        u, binding = burst, Binding.PREFILL_BURST
+    if kv > u:
+        u, binding = kv, Binding.KV
+    if seqs > u:
+        u, binding = seqs, Binding.SEQS
+    return u, binding
+
+
+def _kv_ratio(wanted_tokens: float, kv_tokens: int | None, f_kv: float) -> float:
+    """0 where the engine does not tell how much it has."""
+    if kv_tokens is None:
+        return 0.0
+    room = f_kv * kv_tokens
+    return wanted_tokens / room if room > 0.0 else math.inf
+
+
+def _load(state: InflightState) -> tuple[float, float, float, float, float]:
+    """Requests, those streaming, context, prompt tokens waiting, reserved tokens: ours times the unseen factor, and at
+    least ours plus what others were seen to have in there.
+    """
+    k = state.unseen_factor
+    n, streaming = k * state.n, k * state.streaming
+    context, waiting_prompt = k * state.context_tokens, k * state.waiting_prompt_tokens
+    reserved = k * state.reserved_tokens
+    if state.others_n > 0.0:
+        others_context, others_prompt = state.others_context_tokens, state.others_waiting_prompt_tokens
+        n = max(n, state.n + state.others_n)
+        streaming = max(streaming, state.streaming + state.others_streaming)
+        context = max(context, state.context_tokens + others_context)
+        waiting_prompt = max(waiting_prompt, state.waiting_prompt_tokens + others_prompt)
+        reserved = max(reserved, state.reserved_tokens + others_context + others_prompt)
+    return n, streaming, context, waiting_prompt, reserved
+
+
+def _bucket_s(
+    state: InflightState,
+    c: EngineCoefficients,
+    slo: SloTargets,
+    *,
+    step: float,
+    prompt_tokens: int,
+    now_s: float,
+    f_tpot: float,
+) -> float:
+    """Prefill work in the bucket with this prompt's on top; 0 for an empty one, whatever the prompt."""
+    if state.bucket_s <= 0.0:
+        return 0.0
+    drained_s = drain_ratio(step, f_tpot=f_tpot, tpot_s=slo.tpot_s) * (now_s - state.bucket_at_s)
+    left_s = state.bucket_s - drained_s
+    return left_s + state.unseen_factor * prefill_s(c, prompt_tokens) if left_s > 0.0 else 0.0
 
 
 def _behind_s(state: InflightState, slo: SloTargets, *, burst_s: float, chunk_s: float) -> float:
