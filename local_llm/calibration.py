@@ -27,6 +27,8 @@ _MIN_FACTOR = 0.25
 _MAX_FACTOR = 4.0
 _ENOUGH_OBSERVATIONS = 50
 _CAREFUL_PREFILL, _CAREFUL_DECODE = 2.0, 1.5
+_HARDLY_TRIED = 10
+_RELAXED, _DOUBTED = 0.9, 0.99
 
 
 class Calibrating(Protocol):
@@ -45,6 +47,10 @@ class Calibrating(Protocol):
         """A token followed another; `decode_ratio` is the share of `predicted_s` that is decode and no prefill."""
         ...
 
+    def relax(self) -> bool:
+        """A request was turned away from an empty engine; whether that changes what is believed."""
+        ...
+
 
 class Calibration:
     """Correction of one engine's coefficients from live observations; O(1) each.
@@ -59,6 +65,7 @@ class Calibration:
         self._quantile = quantile
         self.prefill_factor = _CAREFUL_PREFILL if careful else 1.0
         self.decode_factor = _CAREFUL_DECODE if careful else 1.0
+        self._was_slower = False
         self.prefill_observations = 0
         self.gap_observations = 0
 
@@ -85,7 +92,9 @@ class Calibration:
         """
         if _usable(observed_s, predicted_s) and 0.0 <= prefill_ratio <= 1.0:
             step = prefill_ratio * _gain(_PREFILL_STEP, self.prefill_observations)
-            self.prefill_factor = self._moved(self.prefill_factor, step, observed_s > predicted_s)
+            slower = observed_s > predicted_s
+            self.prefill_factor = self._moved(self.prefill_factor, step, slower)
+            self._was_slower = self._was_slower or slower
             self.prefill_observations += 1
 
     def observe_gap(self, *, observed_s: float, predicted_s: float, decode_ratio: float = 1.0) -> None:
@@ -95,6 +104,19 @@ class Calibration:
             self.decode_factor = self._moved(self.decode_factor, step, observed_s > predicted_s)
             self.gap_observations += 1
 
+    def relax(self) -> bool:
+        """An empty engine that has hardly been tried was too slow for a request: believe a little less bad of it.
+
+        Else one believed too slow for every prompt that comes would never be tried, and so never be known. False once
+        enough has been seen, or that it was slower still, or where nothing less can be believed. Care is given up at
+        once, the base slowly: a prompt that is really too long teaches that by a broken promise.
+        """
+        known = self._was_slower or self.prefill_observations >= _HARDLY_TRIED
+        if known or self.prefill_factor <= _MIN_FACTOR:
+            return False
+        self.prefill_factor, self.decode_factor = _relaxed(self.prefill_factor), _relaxed(self.decode_factor)
+        return True
+
     def _moved(self, factor: float, step: float, slower: bool) -> float:
         moved = factor * math.exp(step * (self._quantile if slower else self._quantile - 1.0))
         return min(_MAX_FACTOR, max(_MIN_FACTOR, moved))
@@ -103,6 +125,10 @@ class Calibration:
 def _gain(step: float, observations: int) -> float:
     """The first observations move further: the preset may be another GPU's."""
     return step * max(1.0, _FIRST_GAIN * _GAIN_DECAY**observations)
+
+
+def _relaxed(factor: float) -> float:
+    return max(1.0, factor * _RELAXED) if factor > 1.0 else max(_MIN_FACTOR, factor * _DOUBTED)
 
 
 def _usable(observed_s: float, predicted_s: float) -> bool:

@@ -94,11 +94,19 @@ class Ticket:
             self._context_tokens += count
             inflight = self._inflight
             inflight._context_tokens += count
+            if self._context_tokens > self._reserved_tokens:
+                self._outgrow()
             inflight.progress += 1
             if inflight._visible > 0:
                 inflight._earned_s += inflight.slo.tpot_s * count / inflight._visible
             if now_s is not None and inflight._calibration is not None:
                 inflight._learn_gap(self, count, now_s)
+
+    def _outgrow(self) -> None:
+        """Longer than expected: it will likely go on for half of what it has said, as lengths have heavy tails."""
+        wanted = self._context_tokens + (self._context_tokens - self._prompt_tokens) // 2
+        self._inflight._reserved_tokens += wanted - self._reserved_tokens
+        self._reserved_tokens = wanted
 
     def end(self, now_s: float, *, ok: bool = False) -> None:
         """It has left the engine, however it went. Idempotent. Only an `ok` end is a sign of life of the engine."""
@@ -217,6 +225,11 @@ class Inflight:
         if decode_ratio > 0.0 and seen.lone_prompt_tokens is None:
             calibration.observe_gap(observed_s=observed_s, predicted_s=predicted_s, decode_ratio=decode_ratio)
         self._take_learnt(calibration, at_once=True)
+
+    def turned_away(self) -> None:
+        """A request was not sent here for want of room. From an empty engine that can only be what we believe of it."""
+        if self._n == 0 and self._calibration is not None and self._calibration.relax():
+            self._take_learnt(self._calibration, at_once=True)
 
     @property
     def lessons(self) -> int:

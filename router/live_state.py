@@ -33,6 +33,7 @@ from router.core.datamodels import (
     PriceRow,
     ProviderHealth,
     Reason,
+    Reject,
     RequestFacts,
     Snapshot,
     Tier,
@@ -49,6 +50,7 @@ _RATIO_DECAY = 0.98
 _RATIO_MIN, _RATIO_MAX = 0.25, 4.0
 _RATIO_FROM_TOKENS = 200
 _ROOM_POLL_S = 0.05
+_TOO_SLOW = frozenset({Reject.SATURATED_TTFT, Reject.SATURATED_TPOT, Reject.SATURATED_PREFILL_BURST})
 
 
 @dataclass(slots=True)
@@ -83,6 +85,13 @@ class EngineRoom:
             max_batched_tokens=self.limits.max_batched_tokens,
             calibration=Calibration(self.coefficients, careful=self.careful),
         )
+
+    def note_decision(self, name: str, decision: Decision) -> None:
+        """This engine, candidate `name`, may have been held for too slow though nothing of ours is in it."""
+        if self.inflight.n == 0:
+            for alternative in decision.alternatives:
+                if alternative.name == name and not _TOO_SLOW.isdisjoint(alternative.reasons):
+                    self.inflight.turned_away()
 
     def look(self, now_s: float) -> LocalSnapshot:
         """Frozen."""
@@ -268,6 +277,8 @@ class LiveState:
             self.watch.note(decision, self.judged.scored_by(decision.score.model_version))
         if self._exploration is not None and decision.reason is Reason.EXPLORE:
             self._exploration.note(extra_nanousd(decision), self._clock.now_utc())
+        for name, room in self.engines.items():
+            room.note_decision(name, decision)
         changed = [window.note(decision) for window in self._densities.values()]
         if any(changed):
             self._quantiles = {name: window.quantiles for name, window in self._densities.items()}

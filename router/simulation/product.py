@@ -116,6 +116,7 @@ class ProductPolicy:
         )
         decision = decide(facts, self._score, self._candidates, self._snapshot(now_s), self._config.policy)
         self._densities.note(decision)
+        self._room.note_decision(self._local, decision)
         if decision.chosen is None or decision.chosen.tier is not Tier.LOCAL:
             return None
         ticket = self._room.inflight.enter(now_s, request.prompt_tokens, estimate.output_mean_tokens)

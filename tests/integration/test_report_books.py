@@ -329,6 +329,19 @@ def test_focus_rows_of_apis_keep_the_rules_and_bill_all_of_it(calls: list[ApiHou
     assert sum(Decimal(row["BilledCost"]) for row in rows) == Decimal(sum(c.amount_nanousd for c in calls)) / 10**9
 
 
+def test_cash_is_the_invoice_and_the_api_bills_and_a_local_answer_costs_none(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    focus.run(config, Format.CSV, Range(), now_utc=NOW)
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    calls = [row for row in rows if row["ServiceName"] == "LLM API"]
+    assert calls and all(row["BilledCost"] == row["EffectiveCost"] for row in calls)
+    answers = [row for row in rows if row["ChargeCategory"] == "Usage" and row not in calls]
+    assert answers and all(Decimal(row["BilledCost"]) == 0 for row in answers)
+    cash = sum(Decimal(row["BilledCost"]) for row in rows)
+    assert cash == 2 * Decimal("2.5") + 2 * Decimal(CHEAP_NANOUSD) / 10**9
+
+
 def test_reports_of_books_without_hours_are_empty(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = tmp_path / "router.yaml"
     file.write_text(f"server: {{data_dir: '{tmp_path}'}}\ntiers: {{local: {{engine: embedded}}}}\n")

@@ -81,6 +81,43 @@ def test_an_engine_in_use_teaches_its_own_coefficients() -> None:
     assert inflight.coefficients.t0_s == pytest.approx(truth.t0_s, rel=0.1)
 
 
+def test_a_careful_start_is_slower_than_the_base_until_the_first_answers_tell() -> None:
+    learner = Calibration(H100, careful=True)
+    inflight = Inflight(H100, SloTargets(), calibration=learner)
+    assert inflight.coefficients.c_prefill_s == 2 * H100.c_prefill_s
+    assert inflight.coefficients.t0_s == 1.5 * H100.t0_s
+    for _ in range(12):
+        learner.observe_prefill(observed_s=0.1, predicted_s=0.1 * learner.prefill_factor)
+        learner.observe_gap(observed_s=0.01, predicted_s=0.01 * learner.decode_factor)
+    assert learner.prefill_factor < 1.2
+    assert learner.decode_factor < 1.3
+
+
+def test_an_engine_believed_too_slow_for_every_prompt_is_tried_in_the_end() -> None:
+    inflight = Inflight(H100, SloTargets(), calibration=Calibration(scaled(H100, 2.5), careful=True))
+    first_s = inflight.coefficients.c_prefill_s
+    turned_away = 0
+    while inflight.coefficients.c_prefill_s * 16_000 > 0.9:
+        inflight.turned_away()
+        turned_away += 1
+    assert first_s == pytest.approx(5 * H100.c_prefill_s)
+    assert 40 <= turned_away <= 60
+
+
+def test_nothing_is_relaxed_while_something_runs_nor_once_enough_has_been_seen() -> None:
+    learner = Calibration(H100, careful=True)
+    inflight = Inflight(H100, SloTargets(), calibration=learner)
+    ticket = inflight.enter(0.0, 10, 10)
+    inflight.turned_away()
+    assert learner.prefill_factor == 2.0
+    ticket.end(1.0)
+    for _ in range(10):
+        learner.observe_prefill(observed_s=0.1, predicted_s=0.1)
+    seen = learner.prefill_factor
+    inflight.turned_away()
+    assert learner.prefill_factor == seen
+
+
 def test_a_gap_with_a_prefill_in_it_is_not_learnt_from() -> None:
     learner = Calibration(H100)
     inflight = Inflight(H100, SloTargets(), calibration=learner)

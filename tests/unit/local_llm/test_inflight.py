@@ -34,6 +34,20 @@ def test_a_request_moves_from_waiting_to_streaming_to_gone() -> None:
     assert (state.n, state.streaming, state.context_tokens, state.reserved_tokens) == (0, 0, 0, 0)
 
 
+def test_an_answer_longer_than_expected_reserves_more_as_it_grows() -> None:
+    inflight = engine()
+    ticket = inflight.enter(0.0, 1000, 200)
+    ticket.first_token(0.1)
+    ticket.token(199)
+    assert inflight.state(0.2).reserved_tokens == 1200
+    ticket.token(1)
+    assert inflight.state(0.2).reserved_tokens == 1201 + 100
+    ticket.token(50)
+    assert inflight.state(0.2).reserved_tokens == 1301
+    ticket.end(0.3)
+    assert inflight.state(0.3).reserved_tokens == 0
+
+
 def test_an_end_before_the_first_token_leaves_nothing_waiting() -> None:
     inflight = engine()
     ticket = inflight.enter(0.0, 500, 10)

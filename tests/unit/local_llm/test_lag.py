@@ -163,6 +163,9 @@ def test_prompts_that_come_together_teach_what_they_took_together() -> None:
         def observe_gap(self, *, observed_s: float, predicted_s: float, decode_ratio: float = 1.0) -> None:
             raise AssertionError("no token but the first came")
 
+        def relax(self) -> bool:
+            raise AssertionError("nobody was turned away")
+
     inflight = Inflight(ROUND, SLO, max_batched_tokens=1000, calibration=Listener())
     both = [inflight.enter(0.0, 300, 10), inflight.enter(0.0, 400, 10)]
     for ticket in both:
@@ -184,6 +187,10 @@ def test_a_request_that_leaves_the_queue_teaches_nothing() -> None:
 
         def observe_gap(self, *, observed_s: float, predicted_s: float, decode_ratio: float = 1.0) -> None:
             self.told += 1
+
+        def relax(self) -> bool:
+            self.told += 1
+            return False
 
     deaf = Deaf()
     inflight = Inflight(ROUND, SLO, max_batched_tokens=1000, calibration=deaf)
