@@ -11,7 +11,7 @@ LABELS ?=
 OUT    ?= data/new-model
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-gpu engine install dev train test test-vllm test-burst simulate check format bench constraints docs clean
+.PHONY: help run run-gpu engine install dev train test test-vllm test-burst simulate check format bench bench-classifier constraints docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -84,7 +84,10 @@ simulate: install ## six bursty workloads over a simulated H100 and A100, beside
 train: dev ## learn a model: LABELS=FILE [OUT=data/new-model]; nothing serves it until it is promoted
 	@test -n "$(LABELS)" || { echo "make train LABELS=FILE: labelled rows, JSONL, may be gzipped (see docs/classifier.md)"; exit 2; }
 	@test -f "$(LABELS)" || { echo "LABELS=$(LABELS): no such file"; exit 2; }
-	@$(BIN)/python -m router train --labels "$(LABELS)" --out "$(OUT)"
+	@$(BIN)/python -m router train --labels "$(LABELS)" --out "$(OUT)" $(ARGS)
+
+bench-classifier: dev ## what the classifier is worth on LABELS=FILE, measured from scratch (about 15 minutes)
+	@$(BIN)/python -m bench.classifier --labels "$(LABELS)" $(ARGS)
 
 constraints: ## pin what a fresh resolution gives
 	@tmp=$$(mktemp -d) && $(PYTHON) -m venv $$tmp/v && $$tmp/v/bin/pip install -q '.[embedded,dev]' \

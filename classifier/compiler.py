@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from classifier.features import FEATURE_VERSION
-from classifier.pipeline import DENSE_CLIP, GATE_FLOOR, GATE_SCALE, SHARED_SCALE, TierModel
+from classifier.pipeline import TierModel
 from classifier.serving import LEAVES_PER_TREE, ServingModel, to_bytes
+from classifier.views import DENSE_CLIP, GATE_FLOOR, GATE_SCALE, SHARED_SCALE
 
 
 def compile_model(model: TierModel, *, version: str, source_models: Sequence[Mapping[str, str]]) -> bytes:
@@ -28,7 +29,7 @@ def compile_model(model: TierModel, *, version: str, source_models: Sequence[Map
             coefs[t], intercepts[t] = head.coef_[0], head.intercept_[0]
     on_words, on_numbers, on_gate = np.split(coefs, [word_count, coefs.shape[1] - source_count], axis=1)
     blocks = on_numbers.reshape(tier_count, 1 + source_count, number_count)
-    gate_coef, gate_intercept = _gate(base.gate_, source_count, number_count)
+    gate_coef, gate_intercept = _gate(base.gate_, source_count, number_count + source_count)
     baseline, leaves, splits = _trees(base.trees_)
     serving = ServingModel(
         version=version,
@@ -38,6 +39,8 @@ def compile_model(model: TierModel, *, version: str, source_models: Sequence[Map
         source_models=tuple(dict(m) for m in source_models),
         mean=_plain(base.mean_),
         scale=_plain(base.scale_),
+        words_mean=_plain(base.words_mean_),
+        words_scale=_plain(base.words_scale_),
         gate=_plain(gate_coef),
         gate_intercept=_plain(gate_intercept),
         linear_shared=_plain(blocks[:, 0] * SHARED_SCALE),
@@ -55,7 +58,7 @@ def compile_model(model: TierModel, *, version: str, source_models: Sequence[Map
         offsets=_plain(model.offsets_),
         centre=_plain(around.centre_),
         inverse_spread=_plain(around.inverse_spread_),
-        unknown_excess=_plain(around.unknown_excess_),
+        unknown_excess=_plain(base.source_words_.unknown_excess_),
         rare_idf=float(idf.max()) + 1.0,
         novelty_from=_plain(around.from_),
         novelty_span=_plain(around.span_),
@@ -64,7 +67,9 @@ def compile_model(model: TierModel, *, version: str, source_models: Sequence[Map
         clip=DENSE_CLIP,
     )
     weights = on_words * idf[None]
-    rows = {word: (idf[i] ** 2, idf[i], *weights[:, i], *around.word_excess_[:, i]) for word, i in vocabulary.items()}
+    rows = {
+        word: (idf[i] ** 2, idf[i], *weights[:, i], *base.source_words_.excess_[:, i]) for word, i in vocabulary.items()
+    }
     return to_bytes(serving, {word: tuple(map(float, row)) for word, row in rows.items()})
 
 
@@ -72,11 +77,11 @@ def _plain(array: Any) -> tuple[Any, ...]:
     return tuple(_plain(row) if np.ndim(row) else float(row) for row in np.asarray(array))
 
 
-def _gate(gate: Any, source_count: int, number_count: int) -> tuple[Any, Any]:
+def _gate(gate: Any, source_count: int, column_count: int) -> tuple[Any, Any]:
     """Softmax rows over all sources. Two classes are one row in sklearn; classes never seen are made impossible."""
     if source_count == 1:
-        return np.zeros((0, number_count)), np.zeros(0)
-    coef, intercept = np.zeros((source_count, number_count)), np.full(source_count, -1e9)
+        return np.zeros((0, column_count)), np.zeros(0)
+    coef, intercept = np.zeros((source_count, column_count)), np.full(source_count, -1e9)
     if isinstance(gate, int):
         intercept[gate] = 0.0
     elif len(gate.classes_) == 2:

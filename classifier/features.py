@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from classifier.datamodels import RequestFeatures
 
-FEATURE_VERSION = 1
+FEATURE_VERSION = 2
 EDGE_CHARS = 2_000
 MAX_TEXTS_COUNTED = 1_000
 _JOINT = "\n"

@@ -40,18 +40,23 @@ _REASONING_PAIRS = (
 
 def needs_reasoning(text: str) -> bool:
     """Whether `text` asks to analyse, to compare, to explain, or why; linear in its length."""
-    lowered = text.lower()
+    # Lower case of other alphabets takes several times as long and cannot matter here.
+    lowered = (text if text.isascii() else text.encode("ascii", "replace").decode("ascii")).lower()
     if "analyze" in lowered:
         return True
-    pairs = [(opening, followers) for opening, followers in _REASONING_PAIRS if opening in lowered]
-    if not pairs:
-        return False
-    return any(_follows(line, opening, followers) for line in lowered.splitlines() for opening, followers in pairs)
+    return any(_follows(lowered, opening, followers) for opening, followers in _REASONING_PAIRS)
 
 
-def _follows(line: str, opening: str, followers: tuple[str, ...]) -> bool:
-    at = line.find(opening)
-    return at >= 0 and any(line.find(word, at + len(opening)) >= 0 for word in followers)
+def _follows(text: str, opening: str, followers: tuple[str, ...]) -> bool:
+    """Whether one of `followers` stands behind `opening` on the same line."""
+    at = text.find(opening)
+    while at >= 0:
+        end = text.find("\n", at)
+        end = len(text) if end < 0 else end
+        if any(text.find(word, at + len(opening), end) >= 0 for word in followers):
+            return True
+        at = text.find(opening, end)
+    return False
 
 
 def prompt_class(features: RequestFeatures) -> PromptClass:

@@ -2,7 +2,7 @@
 
 Words: the share that is unknown, how rare they are, and how much likelier they are elsewhere than in that source.
 Numbers: standard deviations from the source's mean. Each is held against what held-out training rows of the same source
-show; the largest excess is the novelty, 0..1.
+show; the largest excess is the novelty, 0..1. What a source's words say also helps to tell sources apart.
 """
 
 from __future__ import annotations
@@ -17,58 +17,88 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 DISTANCES = 4
-QUANTILE = 0.99  # nearer than this share of held-out training rows is not novel at all
-SPAN = 0.5  # and wholly novel so much further on, in distances from the median to that quantile
-SPAN_FLOOR = 0.02
+QUANTILE = 0.985  # nearer than this share of held-out training rows is not novel at all
+SPAN = 0.03  # and wholly novel so much further on, in distances from the median to that quantile
+SPAN_FLOOR = 0.002
 SPREAD_FLOOR = 0.25
 SMOOTHING_WORDS = 500.0  # a source is believed to use words as all do until it has shown so many
 MIN_ROWS_PER_SOURCE = 50
 
 
-class Neighbourhood(BaseEstimator):  # type: ignore[misc]
-    """What each source looks like. Fitted beside the views, whose vocabulary and scaling it uses."""
+class SourceWords(BaseEstimator):  # type: ignore[misc]
+    """How much likelier each word of a vocabulary is in each source than everywhere (log ratios)."""
 
     def __init__(self, *, source_count: int = 1) -> None:
         self.source_count = source_count
 
-    def fit(self, bag: Any, scaled: Floats, sources: Ints) -> Neighbourhood:
-        """Fit on TF-IDF rows (only presence is used) and scaled numbers."""
-        self.centre_ = np.zeros((self.source_count, scaled.shape[1]))
-        self.inverse_spread_ = np.ones_like(self.centre_)
+    def fit(self, bag: Any, sources: Ints) -> SourceWords:
+        """Fit on TF-IDF rows, of which only presence is used."""
         present = (bag > 0).astype(np.float64)
         everywhere = np.asarray(present.sum(axis=0)).ravel()
         share = (everywhere + 0.5) / (everywhere.sum() + 0.5 * len(everywhere))
-        self.word_excess_ = np.zeros((self.source_count, present.shape[1]))
+        self.excess_ = np.zeros((self.source_count, present.shape[1]))
+        self.excess_without_one_ = np.zeros_like(self.excess_)
         self.unknown_excess_ = np.zeros(self.source_count)
         for s in np.unique(sources):
-            own = scaled[sources == s]
-            self.centre_[s] = own.mean(axis=0)
-            self.inverse_spread_[s] = 1.0 / np.maximum(own.std(axis=0), SPREAD_FLOOR)
             count = np.asarray(present[np.flatnonzero(sources == s)].sum(axis=0)).ravel()
             total = count.sum() + SMOOTHING_WORDS
-            self.word_excess_[s] = np.log((count + SMOOTHING_WORDS * share) / total) - np.log(share)
+            for table, seen in ((self.excess_, count), (self.excess_without_one_, np.maximum(count - 1.0, 0.0))):
+                table[s] = np.log((seen + SMOOTHING_WORDS * share) / total) - np.log(share)
             self.unknown_excess_[s] = np.log(SMOOTHING_WORDS / total)
         return self
 
-    def measure(self, bag: Any, idf: Floats, distinct: Floats, scaled: Floats, gate: Floats) -> tuple[Floats, Ints]:
-        """Distances (rows x 4) from the likeliest source, and which that is; `distinct` counts distinct words."""
-        nearest = np.argmax(gate, axis=1)
+    def evidence(self, bag: Any, own: Ints | None = None) -> Floats:
+        """Rows x sources: summed log ratios of known words over the root of their number, as in naive Bayes.
+
+        `own` names each row's source where rows are those that were fitted on: the row itself is then not counted.
+        """
+        present = (bag > 0).astype(np.float64)
+        known = np.asarray(present.sum(axis=1)).ravel()
+        found = np.asarray(present @ self.excess_.T)
+        if own is not None:
+            for s in np.unique(own):
+                rows = np.flatnonzero(own == s)
+                found[rows, s] = np.asarray(present[rows] @ self.excess_without_one_[s])
+        out: Floats = found / np.sqrt(np.maximum(known, 1.0))[:, None]
+        return out
+
+    def distances(self, bag: Any, idf: Floats, distinct: Floats, nearest: Ints) -> Floats:
+        """Rows x 3: share of unknown words, mean rarity, how much likelier the words are elsewhere than in `nearest`.
+
+        `distinct` counts distinct words, unknown ones included.
+        """
         present = (bag > 0).astype(np.float64)
         known = np.asarray(present.sum(axis=1)).ravel()
         count = np.maximum(distinct, 1.0)
         unknown = np.where(distinct > 0, distinct - known, 1.0)
-        excess = np.asarray(present @ self.word_excess_.T)[np.arange(len(nearest)), nearest]
+        excess = np.asarray(present @ self.excess_.T)[np.arange(len(nearest)), nearest]
+        rarity = np.asarray(present @ idf).ravel() + (idf.max() + 1.0) * (distinct - known)
+        columns = [unknown, rarity, -(excess + self.unknown_excess_[nearest] * unknown)]
+        out: Floats = np.stack(columns, axis=1) / count[:, None]
+        return out
+
+
+class Neighbourhood(BaseEstimator):  # type: ignore[misc]
+    """Where the numbers of each source lie, and how far from a source its own rows usually are."""
+
+    def __init__(self, *, source_count: int = 1) -> None:
+        self.source_count = source_count
+
+    def fit(self, scaled: Floats, sources: Ints) -> Neighbourhood:
+        """Fit on scaled numbers."""
+        self.centre_ = np.zeros((self.source_count, scaled.shape[1]))
+        self.inverse_spread_ = np.ones_like(self.centre_)
+        for s in np.unique(sources):
+            own = scaled[sources == s]
+            self.centre_[s] = own.mean(axis=0)
+            self.inverse_spread_[s] = 1.0 / np.maximum(own.std(axis=0), SPREAD_FLOOR)
+        return self
+
+    def distances(self, scaled: Floats, nearest: Ints) -> Floats:
+        """Rows x 1: root mean square of standard deviations from the source `nearest`."""
         z = (scaled - self.centre_[nearest]) * self.inverse_spread_[nearest]
-        measured = np.stack(
-            [
-                unknown / count,
-                (np.asarray(present @ idf).ravel() + (idf.max() + 1.0) * (distinct - known)) / count,
-                np.sqrt((z**2).mean(axis=1)),
-                -(excess + self.unknown_excess_[nearest] * unknown) / count,
-            ],
-            axis=1,
-        )
-        return measured, nearest
+        out: Floats = np.sqrt((z**2).mean(axis=1))[:, None]
+        return out
 
     def set_limits(self, measured: Floats, nearest: Ints) -> Neighbourhood:
         """Learn per source what is usual, from distances of held-out rows."""

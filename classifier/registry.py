@@ -41,9 +41,10 @@ STEM_BYTES = 8
 
 TRUSTED_TYPES = (
     "classifier.novelty.Neighbourhood",
-    "classifier.pipeline.BaseViews",
+    "classifier.novelty.SourceWords",
     "classifier.pipeline.TierModel",
-    "classifier.pipeline.same",
+    "classifier.views.BaseViews",
+    "classifier.views.same",
     "sklearn._loss.link.Interval",
     "sklearn._loss.link.LogitLink",
     "sklearn._loss.loss.HalfBinomialLoss",

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from math import exp, log1p, sqrt
-from operator import getitem, mul
+from operator import and_, getitem, mul, sub
 from struct import Struct
 
 from classifier.datamodels import RequestFeatures, Score
@@ -26,7 +27,8 @@ from classifier.serving import (
 )
 from classifier.textstats import DENSE_NAMES, dense, words
 
-PRIOR_LENGTH_TILT = 0.01
+PRIOR_LENGTH_TILT = 0.02
+_LOG_CHARS = DENSE_NAMES.index("log_chars")
 _BIT_INDEX = bytes((code & -code).bit_length() - 1 if code else 0 for code in range(256))
 
 
@@ -60,13 +62,15 @@ class TreeBank:
         for number, threshold, tree, left in model.tree_splits:
             cleared = int(left) << (LEAVES_PER_TREE * int(tree))
             by_number.setdefault(int(number), []).append((threshold, cleared))
-        self._columns = [(number, *_cumulative(splits, self._full)) for number, splits in sorted(by_number.items())]
+        self._numbers = sorted(by_number)
+        columns = [_cumulative(by_number[number], self._full) for number in self._numbers]
+        self._thresholds = [thresholds for thresholds, _ in columns]
+        self._masks = [masks for _, masks in columns]
 
     def scores(self, numbers: Sequence[float]) -> list[float]:
         """Log-odds per tier."""
-        alive = self._full
-        for number, thresholds, masks in self._columns:
-            alive &= masks[bisect_left(thresholds, numbers[number])]
+        passed = map(bisect_left, self._thresholds, map(numbers.__getitem__, self._numbers))
+        alive = reduce(and_, map(getitem, self._masks, passed), self._full)
         # Every byte has a bit left, so subtracting 1 from each borrows nothing and isolates the lowest bits.
         leaves = (alive & ~(alive - self._ones)).to_bytes(self._bytes, "little").translate(_BIT_INDEX)
         return [
@@ -94,10 +98,13 @@ class TrainedScorer:
     those models, as far as there are any. Use `bind` to get a scorer for other models that shares the tables.
     """
 
-    def __init__(self, model: ServingModel, table: Mapping[str, int], models: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, model: ServingModel, table: Mapping[bytes, int], models: Mapping[str, str] | None = None
+    ) -> None:
         self.model = model
         self.version = model.version
         self._table = table
+        self._row_of = table.get
         self._models = dict(models or {})
         self._trees = TreeBank(model)
         self._inverse_scale = tuple(1.0 / s for s in model.scale)
@@ -146,26 +153,38 @@ class TrainedScorer:
         distinct = set(tokens)
         numbers = dense(features, len(tokens), distinct)
         clip = model.clip
+        low = -clip
         scaled = [
-            -clip if z < -clip else min(z, clip)
-            for z in map(mul, map(float.__sub__, numbers, model.mean), self._inverse_scale)
+            low if z < low else (clip if z > clip else z)  # noqa: FURB136 - min() costs three times as much here
+            for z in map(mul, map(sub, numbers, model.mean), self._inverse_scale)
         ]
-        found = [row for row in map(self._table.get, distinct) if row is not None]
+        found = [row for row in map(self._row_of, distinct) if row is not None]
         lanes = self._word_lanes(found)
-        gate = self._gate(scaled)
+        gate = self._gate(scaled, lanes, len(found))
         likely = _floored(gate, model.gate_floor)
-        novelty = self._novelty(len(distinct), len(found), lanes, scaled, gate)
-        return self._probabilities(numbers, scaled, lanes, gate, likely), novelty
+        believed = gate if self._allowed is None else _limited(gate, self._allowed)
+        share = likely if self._allowed is None else _floored(believed, model.gate_floor)
+        nearest = max(range(len(believed)), key=believed.__getitem__)
+        novelty = self._novelty(len(distinct), len(found), lanes, scaled, nearest)
+        return self._probabilities(numbers, scaled, lanes, likely, share), novelty
 
-    def _word_lanes(self, found: Sequence[int]) -> list[float]:
+    def _word_lanes(self, found: Sequence[int]) -> tuple[float, ...]:
         raw = (sum(found) + self._bias).to_bytes(8 * self.model.lane_count, "little")
-        return [(lane - LANE_BIAS) / LANE_ONE for lane in self._lanes.unpack(raw)]
+        return tuple([(lane - LANE_BIAS) / LANE_ONE for lane in self._lanes.unpack(raw)])
 
-    def _gate(self, scaled: Sequence[float]) -> list[float]:
+    def _gate(self, scaled: Sequence[float], lanes: Sequence[float], known: int) -> list[float]:
         model = self.model
         if not model.gate:
             return [1.0]
-        logits = [_dot(scaled, row) + b for row, b in zip(model.gate, model.gate_intercept, strict=True)]
+        clip, root = model.clip, sqrt(known) if known else 1.0
+        by_words = [
+            min(max((lane / root - mean) / scale, -clip), clip)
+            for lane, mean, scale in zip(
+                lanes[FIXED_LANES + len(model.tiers) :], model.words_mean, model.words_scale, strict=True
+            )
+        ]
+        columns = [*scaled, *by_words]
+        logits = [_dot(columns, row) + b for row, b in zip(model.gate, model.gate_intercept, strict=True)]
         top = max(logits)
         odds = [exp(z - top) for z in logits]
         total = sum(odds)
@@ -176,13 +195,13 @@ class TrainedScorer:
         numbers: Sequence[float],
         scaled: Sequence[float],
         lanes: Sequence[float],
-        gate: Sequence[float],
         likely: Sequence[tuple[int, float]],
+        share: Sequence[tuple[int, float]],
     ) -> list[float]:
+        """`likely` is where the request seems to come from, `share` the same among sources with the right models."""
         model = self.model
         norm = sqrt(lanes[0]) if lanes[0] > 0.0 else 1.0
         trees = self._trees.scores(numbers)
-        share = likely if self._allowed is None else _floored(_limited(gate, self._allowed), model.gate_floor)
         alone = self._alone[likely[0][0]] if len(likely) == 1 else None
         out = []
         for t in range(len(model.tiers)):
@@ -193,28 +212,26 @@ class TrainedScorer:
                 linear += _dot(scaled, model.linear_shared[t])
                 for s, part in likely:
                     linear += part * (_dot(scaled, model.linear_by_source[s][t]) + model.linear_source_offset[s][t])
-            (l0, l1, l2), (h0, h1, h2), (a, b, c) = model.low[t], model.high[t], model.slopes[t]
-            common = a * min(max(linear, l0), h0) + b * min(max(trees[t], l1), h1)
+            (l0, l1, l2), (h0, h1, h2) = model.low[t], model.high[t]
+            linear, tree = min(max(linear, l0), h0), min(max(trees[t], l1), h1)
             p = 0.0
             for s, part in share:
-                expert = _dot(scaled, model.experts[s][t]) + model.expert_intercept[s][t]
-                p += part * _sigmoid(common + c * min(max(expert, l2), h2) + model.offsets[s][t])
+                expert = min(max(_dot(scaled, model.experts[s][t]) + model.expert_intercept[s][t], l2), h2)
+                a, b, c = model.slopes[s][t]
+                p += part * _sigmoid(a * linear + b * tree + c * expert + model.offsets[s][t])
             out.append(p)
         return out
 
-    def _novelty(
-        self, distinct: int, known: int, lanes: Sequence[float], scaled: Sequence[float], gate: Sequence[float]
-    ) -> float:
+    def _novelty(self, distinct: int, known: int, lanes: Sequence[float], scaled: Sequence[float], s: int) -> float:
         model = self.model
-        s = max(range(len(gate)), key=gate.__getitem__)
         count = distinct or 1
         unknown = distinct - known if distinct else 1
-        away = map(mul, map(float.__sub__, scaled, model.centre[s]), model.inverse_spread[s])
+        away = list(map(mul, map(sub, scaled, model.centre[s]), model.inverse_spread[s]))
         measured = (
             unknown / count,
             (lanes[1] + model.rare_idf * (distinct - known)) / count,
-            sqrt(sum(z * z for z in away) / len(scaled)),
             -(lanes[FIXED_LANES + len(model.tiers) + s] + model.unknown_excess[s] * unknown) / count,
+            sqrt(_dot(away, away) / len(scaled)),
         )
         limits = zip(measured, model.novelty_from[s], model.novelty_span[s], strict=True)
         return min(max(0.0, *((m - start) / span for m, start, span in limits)), 1.0)
@@ -227,9 +244,9 @@ class TrainedScorer:
         """The starting prior of each tier (its base rate where there is none), lower tiers a little below it for long
         prompts: length is what is left to rank by on prompts unlike any seen."""
         model = self.model
-        at = DENSE_NAMES.index("log_chars")
-        length = (log1p(len(features.text)) - model.mean[at]) / model.scale[at]
-        tilt = PRIOR_LENGTH_TILT * min(max(length, -2.0), 2.0)
+        chars = max(features.text_chars, len(features.text))
+        length = (log1p(chars) - model.mean[_LOG_CHARS]) / model.scale[_LOG_CHARS]
+        tilt = PRIOR_LENGTH_TILT * length / (1.0 + abs(length))
         prior = P_ADEQUATE[prompt_class(features)]
         steps = max(1, len(model.tiers) - 1)
         return [

@@ -49,12 +49,20 @@ def train(
     labels: LabelsOption,
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the model.")],
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    without_prompts: Annotated[
+        bool,
+        typer.Option(
+            "--without-prompts", help="Keep no prompt in the folder (to give it away); promote needs --labels."
+        ),
+    ] = False,
 ) -> None:
     """Learn a model from labelled rows; it serves nothing until it is promoted."""
     from classifier import cli
 
     with _exit_codes(), _status() as progress:
-        told = cli.train(labels, out, now_utc=datetime.now(UTC), seed=seed, progress=progress)
+        told = cli.train(
+            labels, out, now_utc=datetime.now(UTC), seed=seed, keep_held_out=not without_prompts, progress=progress
+        )
     write_json(told)
 
 

@@ -94,7 +94,7 @@ def test_knowing_the_models_changes_only_what_is_read_from_their_labels() -> Non
 
 def test_a_cut_or_foreign_serving_form_is_refused(model: Path) -> None:
     data = (model / registry.SERVING).read_bytes()
-    for broken in (b"", data[:-1], data[:200], b"{}\n", data.replace(b'"format":1', b'"format":9', 1)):
+    for broken in (b"", data[:-1], data[:200], b"{}\n", data.replace(b'"format":2', b'"format":9', 1)):
         with pytest.raises(ServingFormatError):
             TrainedScorer.from_bytes(broken)
 
@@ -128,7 +128,7 @@ def test_a_short_prefix_moves_a_bounded_share_to_premium() -> None:
     scorer = SHIPPED
     tiers = scorer.model.tiers
     local, premium = tiers.index("local"), tiers.index("premium")
-    lanes = {w: scorer._word_lanes([row]) for w, row in scorer._table.items()}
+    lanes = {w.decode(): scorer._word_lanes([row]) for w, row in scorer._table.items()}
     worst = sorted(lanes, key=lambda w: lanes[w][2 + premium] - lanes[w][2 + local], reverse=True)[:8]
     prompts = [
         f"{PROSE * (1 + i % 5)} Point {i}: name the {w} of a harbour." for i, w in enumerate(list(lanes)[5_000:5_200])
@@ -145,3 +145,23 @@ def test_a_short_prefix_moves_a_bounded_share_to_premium() -> None:
     assert max(shift) < 0.35, "no prefix of eight words turns a sure prompt"
     assert sum(shift) / len(shift) < 0.2
     assert share[0] <= share[1] <= 1.0
+
+
+def test_a_request_unlike_what_its_models_were_judged_on_is_novel() -> None:
+    question = asked("Which of these planets is the largest?\nA. Mars\nB. Jupiter\nC. Venus\nD. Earth\nAnswer:")
+    model = SHIPPED.model
+    at_home = SHIPPED.bind(model.source_models[model.sources.index("routellm_mmlu")])
+    elsewhere = SHIPPED.bind(model.source_models[model.sources.index("zeroeval_math_l5")])
+    assert SHIPPED.score(question).novelty_ratio == at_home.score(question).novelty_ratio == 0.0
+    far = elsewhere.score(question)
+    assert far.novelty_ratio == 1.0
+    assert [far.p_adequate[t] for t in model.tiers] == pytest.approx(elsewhere.prior(question))
+
+
+@given(st.integers(60, 40_000), st.integers(1, 20_000))
+def test_prompts_nobody_has_seen_are_ranked_by_their_length(chars: int, more: int) -> None:
+    def gain(size: int) -> float:
+        prior = SHIPPED.prior(asked("x" * size))
+        return prior[-1] - prior[0]
+
+    assert gain(chars + more) > gain(chars)
