@@ -166,10 +166,7 @@ class Beside:
         def whole(kept: list[bytes], output_tokens: int | None) -> None:
             self._begin(looked, lambda: of_events(kept), output_tokens)
 
-        recorded = RecordedStream(stream, list(blocks), whole)
-        if ended:
-            recorded.finish()
-        return recorded
+        return RecordedStream(stream, list(blocks), whole, ended=ended)
 
     @property
     def _ending(self) -> bool:

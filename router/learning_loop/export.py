@@ -24,7 +24,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-import msgspec
 from sqlalchemy import Engine
 
 from classifier.datamodels import LoggedOutcome
@@ -231,8 +230,8 @@ def _open_tiers(record: RoutingRecord) -> set[str]:
 def _messages(kept: str) -> list[dict[str, Any]]:
     """The conversation; texts kept without their roles are taken as one message of the user."""
     try:
-        messages = msgspec.json.decode(kept)
-    except msgspec.DecodeError:
+        messages = json.loads(kept)  # half characters and all
+    except (ValueError, RecursionError):
         messages = None
     if isinstance(messages, list) and messages and all(isinstance(m, dict) and "role" in m for m in messages):
         return messages

@@ -13,12 +13,19 @@ from router.ports import StreamReply
 class RecordedStream:
     """A `StreamReply` over another; `whole(blocks, output tokens)` is called once, if it comes to a good end.
 
-    An answer that grows too long is kept no further, and nobody is called.
+    An answer that grows too long is kept no further, and nobody is called. One that had `ended` before it was relayed
+    is handed over when it is closed: when it is out.
     """
 
     def __init__(
-        self, inner: StreamReply, blocks: list[bytes], whole: Callable[[list[bytes], int | None], None]
+        self,
+        inner: StreamReply,
+        blocks: list[bytes],
+        whole: Callable[[list[bytes], int | None], None],
+        *,
+        ended: bool = False,
     ) -> None:
+        self._ended = ended
         self._inner = inner
         self._blocks: list[bytes] | None = blocks
         self._bytes = sum(map(len, blocks))
@@ -41,7 +48,7 @@ class RecordedStream:
         finally:
             self._follow()
         if block is None:
-            self.finish()
+            self._finish()
         elif self._blocks is not None:
             self._bytes += len(block)
             if self._bytes > MAX_ANSWER_BYTES:
@@ -50,8 +57,7 @@ class RecordedStream:
                 self._blocks.append(block)
         return block
 
-    def finish(self) -> None:
-        """The end has come, and it was a good one."""
+    def _finish(self) -> None:
         blocks, self._blocks = self._blocks, None
         if blocks is not None:
             usage = self._inner.usage
@@ -59,5 +65,7 @@ class RecordedStream:
 
     async def close(self) -> None:
         """Stop."""
+        if self._ended:
+            self._finish()
         self._blocks = None
         await self._inner.close()
