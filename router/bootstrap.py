@@ -32,7 +32,7 @@ from router.listed_prices import listed_context_window_tokens
 from router.live_state import EngineRoom, LiveState
 from router.ports import Clock, Deps, Judgement, Provider, ScoredBy
 from router.prices import PriceBook, PriceUnknown
-from router.score_watch import WINDOW
+from router.score_watch import WINDOW, ScoreWatch
 from router.scorer_choice import ScorerChoice
 from router.scoring import ModelKeeper, tier_models
 from router.settings_types import QUALITY_TARGETS, ApiModel, Settings, TierSettings, Wire, to_nanousd
@@ -264,6 +264,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
         engines=engines,
         assets=assets,
         judged=judged,
+        watch=ScoreWatch(max_premium_rise_ratio=settings.policy.max_premium_rise_ratio),
         exploration=exploration if settings.policy.exploration_ratio > 0.0 else None,
     )
     keeper = ModelKeeper(

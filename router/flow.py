@@ -19,7 +19,7 @@ from router.core.datamodels import Decision, Flag, Locality, Outcome, PolicyConf
 from router.core.eligibility import as_if_awake
 from router.core.policy import decide
 from router.core.refusal import why_nothing
-from router.core.virtual_models import resolve
+from router.core.virtual_models import TargetKind, resolve
 from router.delivery import AnswerMeta, PlainAnswer, StreamAnswer, answer_meta, deliver
 from router.errors import RouterError
 from router.ports import Deps, Judgement, PlainReply
@@ -34,7 +34,10 @@ __all__ = ["AnswerMeta", "Described", "PlainAnswer", "StreamAnswer", "choose", "
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A request, counted and scored, before anything is decided. `flags` are warnings that every decision carries."""
+    """A request, counted and scored, before anything is decided. `flags` are warnings that every decision carries.
+
+    `free`: the caller left it to the router how good the answer has to be (`auto`, no floor).
+    """
 
     chat: ChatRequest
     facts: RequestFacts
@@ -43,6 +46,7 @@ class Described:
     cfg: PolicyConfig
     received_at_utc: datetime
     flags: tuple[Flag, ...] = ()
+    free: bool = True
 
 
 async def handle_chat(chat: ChatRequest, tenant: str, deps: Deps) -> PlainAnswer | StreamAnswer:
@@ -123,7 +127,10 @@ def describe(chat: ChatRequest, tenant: str, deps: Deps) -> Described:
     )
     score, judgement = _score(seen, facts.session or facts.request_id, deps)
     cfg = judgement.policies[target.preset or ""]
-    return Described(chat, facts, seen, score, cfg, deps.clock.now_utc(), judgement.flags)
+    free = target.kind is TargetKind.AUTO and target.preset is None and facts.quality_floor_ratio is None
+    if free and deps.state.premium_capped():
+        cfg = replace(cfg, premium_capped=True)
+    return Described(chat, facts, seen, score, cfg, deps.clock.now_utc(), judgement.flags, free)
 
 
 def _class_of(chat: ChatRequest, input_tokens: int) -> str:
@@ -168,7 +175,7 @@ async def choose(seen: Described, deps: Deps) -> tuple[Decision, Snapshot]:
             wait_s = max(wait_s, _wake_who_is_missed(seen, decision, snapshot, deps))
         left_s = started_at_s + wait_s - deps.clock.now_s()
         if wait_s <= 0.0 or left_s <= 0.0:
-            deps.state.note_decision(decision)
+            deps.state.note_decision(decision, free=seen.free)
             return decision, snapshot
         await deps.state.room_changed(left_s)
 

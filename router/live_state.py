@@ -236,6 +236,10 @@ class LiveState:
         """How to judge the request that `key` names."""
         return self.judged.of(key, self._clock.now_s())
 
+    def premium_capped(self) -> bool:
+        """Whether premium has had its share for now."""
+        return self.watch.premium_capped()
+
     def note_score(self, judgement: Judgement, took_s: float | None) -> None:
         """How long a score took; `None`: it failed."""
         self.judged.note(judgement, took_s, self._clock.now_s())
@@ -271,10 +275,10 @@ class LiveState:
         if wake is not None:
             wake()
 
-    def note_decision(self, decision: Decision) -> None:
+    def note_decision(self, decision: Decision, *, free: bool = True) -> None:
         """Remember score, tier, what a GPU-second is worth to it (for the congestion price), what exploring costs."""
         if decision.score is not None:
-            self.watch.note(decision, self.judged.scored_by(decision.score.model_version))
+            self.watch.note(decision, self.judged.scored_by(decision.score.model_version), free=free)
         if self._exploration is not None and decision.reason is Reason.EXPLORE:
             self._exploration.note(extra_nanousd(decision), self._clock.now_utc())
         for name, room in self.engines.items():

@@ -229,6 +229,10 @@ class LiveState(Protocol):
         """How to judge the request that `key` names (its session, else its id): the same key, the same model."""
         ...
 
+    def premium_capped(self) -> bool:
+        """Whether free choices should leave premium alone for now: its share has risen as far as it may."""
+        ...
+
     def note_score(self, judgement: Judgement, took_s: float | None) -> None:
         """How long a score took; `None`: it failed."""
         ...
@@ -245,7 +249,7 @@ class LiveState(Protocol):
         """A request misses the engine `name`: wake it, soon. Returns at once."""
         ...
 
-    def note_decision(self, decision: Decision) -> None:
+    def note_decision(self, decision: Decision, *, free: bool = True) -> None:
         """Value density of the request, from which the congestion price is read."""
         ...
 

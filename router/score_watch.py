@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
+from typing import Any
 
 from classifier.drift import MIN_SCORES, PREMIUM_JUMP_ALARM, DriftReport, drift, premium_jump
 from router.core.datamodels import Decision, Reason, Tier
@@ -17,7 +19,10 @@ from router.ports import ScoredBy
 
 WINDOW = 2_000
 RECENT = 300
+_UNUSUAL_RISE = 0.1
+_UNUSUAL_WEIGHT = 0.1
 _USUAL_DECAY = 1.0 - 1.0 / 5_000
+_NO_CHOICE = frozenset({Reason.PINNED_BY_CLIENT, Reason.LOCAL_ONLY_POLICY})
 NOTHING = DriftReport(None, None, None, ())
 
 
@@ -31,9 +36,14 @@ class PremiumShare:
 
 
 class ScoreWatch:
-    """Counts decisions. `restart` when another model scores: its scores are held against its own training data."""
+    """Counts decisions. `max_premium_rise_ratio` caps how far premium's recent share may exceed its usual one; 1: not.
 
-    def __init__(self, quantiles: Sequence[float] = ()) -> None:
+    `restart` when another model scores: its scores are held against its own training data.
+    """
+
+    def __init__(self, quantiles: Sequence[float] = (), *, max_premium_rise_ratio: float = 1.0) -> None:
+        self._max_rise = max_premium_rise_ratio
+        self._basis = ""
         self._quantiles = tuple(quantiles)
         self._scores: deque[tuple[float, float]] = deque(maxlen=WINDOW)
         self._premium: deque[bool] = deque(maxlen=RECENT)
@@ -43,29 +53,46 @@ class ScoreWatch:
         self.decisions: Counter[tuple[ScoredBy, Tier]] = Counter()
 
     def restart(self, quantiles: Sequence[float]) -> None:
-        """Another model is in force; the premium share goes on, since a jump with the new model is a jump as well."""
+        """Another model is in force."""
         self._quantiles = tuple(quantiles)
         self._scores.clear()
         self.labelled = ()
 
-    def note(self, decision: Decision, scored_by: ScoredBy) -> None:
-        """Remember a decision that left the router a choice."""
+    def rebase(self, basis: str) -> None:
+        """Requests are judged on another `basis` (model and dials) from now on: what is usual has to be seen anew."""
+        if basis != self._basis:
+            self._basis = basis
+            self._premium.clear()
+            self._recent_premium = 0
+            self._usual_premium = self._usual_count = 0.0
+
+    def note(self, decision: Decision, scored_by: ScoredBy, *, free: bool = True) -> None:
+        """Remember a decision; `free`: the caller left it to the router how good the answer has to be."""
         score = decision.score
-        if not decision.ranked or score is None or decision.reason is Reason.PINNED_BY_CLIENT:
+        if not decision.ranked or score is None or decision.reason in _NO_CHOICE:
             return
         tier = decision.ranked[0].tier
         self.decisions[scored_by, tier] += 1
         if scored_by is ScoredBy.CURRENT:
             self._scores.append((score.complexity_ratio, score.novelty_ratio))
+        if free:
+            self._note_share(tier is Tier.PREMIUM)
+
+    def _note_share(self, premium: bool) -> None:
         recent = self._premium
         if len(recent) == RECENT:
             left = recent[0]
+            weight = _UNUSUAL_WEIGHT if self._is_unusual() else 1.0
             self._recent_premium -= left
-            self._usual_premium = self._usual_premium * _USUAL_DECAY + left
-            self._usual_count = self._usual_count * _USUAL_DECAY + 1.0
-        premium = tier is Tier.PREMIUM
+            self._usual_premium = self._usual_premium * _USUAL_DECAY + weight * left
+            self._usual_count = self._usual_count * _USUAL_DECAY + weight
         recent.append(premium)
         self._recent_premium += premium
+
+    def _is_unusual(self) -> bool:
+        """Whether the recent share is high: then it becomes the usual one only slowly, so that a flood does not."""
+        known = self._usual_count >= MIN_SCORES
+        return known and self._recent_premium / RECENT > self._usual_premium / self._usual_count + _UNUSUAL_RISE
 
     def premium_share(self) -> PremiumShare:
         """The share now; O(1)."""
@@ -74,6 +101,15 @@ class ScoreWatch:
         usual = self._usual_premium / self._usual_count if self._usual_count >= MIN_SCORES else None
         jumped = usual is not None and premium_jump(usual_share=usual, recent_premium=self._recent_premium, recent=seen)
         return PremiumShare(recent, usual, jumped)
+
+    def premium_capped(self) -> bool:
+        """Whether the recent share has risen above the usual one by as much as it may; O(1).
+
+        Whatever is written into prompts then, one free choice more in `RECENT` at most goes to premium.
+        """
+        if self._max_rise >= 1.0 or self._usual_count < MIN_SCORES or len(self._premium) < MIN_SCORES:
+            return False
+        return self._recent_premium / len(self._premium) >= self._usual_premium / self._usual_count + self._max_rise
 
     def drift(self) -> DriftReport:
         """The scores of the model in force against its training; a millisecond, so not on the path of a request."""
@@ -86,16 +122,17 @@ class ScoreWatch:
             labelled=self.labelled,
         )
 
-    def usual(self) -> tuple[float, float]:
-        """What `restore_usual` takes, with the decisions of the recent window counted in."""
-        return self._usual_premium + self._recent_premium, self._usual_count + len(self._premium)
+    def usual(self) -> dict[str, Any]:
+        """What `restore_usual` takes."""
+        return {"premium": self._usual_premium, "count": self._usual_count, "basis": self._basis}
 
     def restore_usual(self, known: object) -> None:
-        """Take up what `usual` gave before a restart; what is malformed is passed over."""
-        if isinstance(known, list | tuple) and len(known) == 2 and all(isinstance(n, int | float) for n in known):
-            premium, count = float(known[0]), float(known[1])
-            if 0.0 <= premium <= count < float("inf"):
-                self._usual_premium, self._usual_count = premium, count
+        """Take up what `usual` gave before a restart, if it was seen on the same basis; else it is passed over."""
+        if not isinstance(known, dict) or known.get("basis") != self._basis:
+            return
+        premium, count = known.get("premium"), known.get("count")
+        if isinstance(premium, int | float) and isinstance(count, int | float) and 0.0 <= premium <= count < inf:
+            self._usual_premium, self._usual_count = float(premium), float(count)
 
 
 class Alarms:

@@ -321,6 +321,8 @@ class ModelKeeper:
         self.in_force, current, canary = priced
         if self.in_force.model is not before:
             self._watch.restart(self.in_force.model.quantiles)
+        nu_usd = current.policies[""].nu_usd
+        self._watch.rebase(f"{current.scorer.version} {current.policies[''].quality_target_ratio} {nu_usd or 0.0:.9g}")
         self._judged.swap(current, canary, self.in_force.canary_share)
         for dial in {dial.target_ratio: dial for dial in self.in_force.dials.values()}.values():
             if not dial.certified:

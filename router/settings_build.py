@@ -124,6 +124,7 @@ def build_policy(file: PolicyFile) -> PolicySettings:
         budget_usd_per_day=file.budget_usd_per_day,
         budget_usd_per_month=file.budget_usd_per_month,
         on_saturation=file.on_saturation,
+        max_premium_rise_ratio=file.max_premium_rise_ratio,
         exploration_ratio=file.exploration_ratio,
         exploration_budget_usd_per_day=file.exploration_budget_usd_per_day,
     )

@@ -372,6 +372,14 @@ class PolicyFile(Section):
     on_saturation: Literal["spill", "queue", "reject"] = Field(
         "spill", description="when the local tier is full: spill to an API, queue for it, or reject"
     )
+    max_premium_rise_ratio: PositiveRatio = Field(
+        0.3,
+        description=(
+            "by how much premium's share of recent free choices (`auto` without a floor) may exceed its usual share, "
+            "0..1; what would be more goes to the next best tier (PREMIUM_CAPPED): a bound on what prompts that steer "
+            "the router can do. 1: no bound, a jump is only an alert"
+        ),
+    )
     exploration_ratio: Ratio = Field(
         0.0, description="share of requests sent to another tier than decided, to learn from, 0..1; default 0: none"
     )

@@ -246,6 +246,7 @@ class PolicySettings:
     budget_usd_per_month: Decimal | None
     on_saturation: str
     exploration_ratio: float
+    max_premium_rise_ratio: float
     exploration_budget_usd_per_day: Decimal
 
     def policy_config(self, preset: str | None = None) -> PolicyConfig:

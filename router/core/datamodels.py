@@ -101,6 +101,7 @@ class Flag(StrEnum):
     QUALITY_TARGET_AS_FLOOR = "QUALITY_TARGET_AS_FLOOR"
     CLASSIFIER_UNAVAILABLE = "CLASSIFIER_UNAVAILABLE"
     CANARY_MODEL = "CANARY_MODEL"
+    PREMIUM_CAPPED = "PREMIUM_CAPPED"  # premium would have been chosen, but its share has risen as far as it may
     SCORE_SHRUNK = "SCORE_SHRUNK"  # to the prior, since the prompt is unlike the training data
     LOST_IN_CRASH = "LOST_IN_CRASH"
 
@@ -315,7 +316,7 @@ class PolicyConfig:
     """The dials of the decision; defaults are those of the shipped config.
 
     `nu_usd` is what a unit of missing quality costs, `None` while the scorer has no calibration sample: then the
-    target serves as the floor.
+    target serves as the floor. `premium_capped`: a free choice goes to premium only where nothing else may answer.
     """
 
     quality_target_ratio: float = 0.95
@@ -332,6 +333,7 @@ class PolicyConfig:
     context_margin_ratio: float = 0.0
     exploration_ratio: float = 0.0
     policy_version: str = "1"
+    premium_capped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

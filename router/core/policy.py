@@ -60,6 +60,9 @@ def decide(
     pace = max((budget.pace for budget in snapshot.budgets), default=0.0)
     eligible = [o for o in options if not o.reasons and o.saturated is None]
     ranked = _rank(eligible, floor, pace, cfg, facts.session, several_engines=len(snapshot.engines) > 1)
+    if cfg.premium_capped:
+        ranked, extra = _premium_last(ranked, facts)
+        flags += extra
     wanted_local = _wanted_but_full(options, eligible, ranked, floor, pace, cfg)
     queue_for_s = 0.0
     if wanted_local is not None and (not ranked or cfg.on_saturation != "spill"):
@@ -136,6 +139,19 @@ def _among_engines(near: list[Option], session: str | None) -> Option:
     best = engines[choose_engine([(name, o.u) for name, o in engines.items()], session)]
     best.kept_for_session = any(o.u < best.u for o in engines.values())
     return best
+
+
+def _premium_last(ranked: list[Option], facts: RequestFacts) -> tuple[list[Option], list[Flag]]:
+    """Premium behind all others, if the choice was free; what the caller asked for by name or floor is theirs."""
+    asked = facts.pinned_model is not None or facts.pinned_tier is not None or facts.quality_floor_ratio is not None
+    others = [o for o in ranked if o.candidate.tier is not Tier.PREMIUM]
+    if asked or not others or ranked[0] is others[0]:
+        return ranked, []
+    best = others[0]
+    best.reasons = ()
+    if best.objective_usd is None:  # it was below the floor that premium had set
+        best.objective_usd = best.marginal_usd
+    return [*others, *(o for o in ranked if o.candidate.tier is Tier.PREMIUM)], [Flag.PREMIUM_CAPPED]
 
 
 def _wanted_but_full(

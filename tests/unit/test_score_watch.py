@@ -58,19 +58,55 @@ def test_what_clients_pin_says_nothing_about_the_router() -> None:
 
 def test_the_usual_share_survives_a_restart() -> None:
     before = ScoreWatch()
+    before.rebase("v1")
     premium(before, 0.2, 3 * RECENT)
+    known = json.loads(json.dumps(before.usual()))
+    other = ScoreWatch()
+    other.rebase("v2")
+    other.restore_usual(known)
+    assert other.usual()["count"] == 0.0, "it was seen with other dials"
     after, heard = ScoreWatch(), []
-    after.restore_usual(json.loads(json.dumps(before.usual())))
+    after.rebase("v1")
+    after.restore_usual(known)
     premium(after, 0.6, RECENT)
     Alarms(after, lambda event, **_: heard.append(event)).look_at_share()
     assert heard == ["premium_share_jumped"]
 
 
-@pytest.mark.parametrize("known", [None, "x", [1], [3, 2], [-1, 5], [1, float("inf")], ["a", "b"], {"a": 1}])
+@pytest.mark.parametrize(
+    "known",
+    [
+        None,
+        "x",
+        [1, 2],
+        {},
+        {"basis": "", "premium": 3, "count": 2},
+        {"basis": "", "premium": -1, "count": 5},
+        {"basis": "", "premium": 1, "count": float("inf")},
+        {"basis": "", "premium": "a", "count": None},
+    ],
+)
 def test_a_usual_share_that_makes_no_sense_is_passed_over(known: object) -> None:
     watch = ScoreWatch()
     watch.restore_usual(known)
-    assert watch.usual() == (0.0, 0.0)
+    assert (watch.usual()["premium"], watch.usual()["count"]) == (0.0, 0.0)
+
+
+def test_what_was_usual_with_another_model_says_nothing_about_this_one() -> None:
+    watch, alarms, heard = alarmed()
+    premium(watch, 0.1, 3 * RECENT)
+    watch.rebase("another model")
+    premium(watch, 0.9, RECENT)
+    alarms.look_at_share()
+    assert (heard, watch.premium_capped()) == ([], False)
+
+
+def test_what_callers_ask_for_themselves_is_not_held_against_the_router() -> None:
+    watch, _, _ = alarmed()
+    premium(watch, 0.1, 3 * RECENT)
+    for _ in range(RECENT):
+        watch.note(decision(Tier.PREMIUM), ScoredBy.CURRENT, free=False)
+    assert watch.premium_share().recent_ratio == pytest.approx(0.1)
 
 
 def test_few_decisions_say_nothing() -> None:
@@ -121,3 +157,26 @@ def test_a_scorer_without_training_data_does_not_drift() -> None:
     watch = ScoreWatch()
     premium(watch, 0.5, 1000)
     assert watch.drift().psi is None
+
+
+def test_a_flood_of_steered_prompts_cannot_lift_premiums_share_past_the_bound() -> None:
+    watch = ScoreWatch(max_premium_rise_ratio=0.2)
+    premium(watch, 0.1, 3 * RECENT)
+    recent: list[bool] = [i % 10 < 1 for i in range(RECENT)]
+    shares = []
+    for _ in range(1_000):  # every prompt asks for premium from here on
+        tier = Tier.LOCAL if watch.premium_capped() else Tier.PREMIUM
+        watch.note(decision(tier), ScoredBy.CURRENT)
+        recent = [*recent[1:], tier is Tier.PREMIUM]
+        shares.append(sum(recent) / RECENT)
+    assert 0.28 < max(shares) < 0.1 + 0.2 + 0.05, "what was let through counts as usual, but only slowly"
+    free = ScoreWatch()
+    premium(free, 0.1, 3 * RECENT)
+    premium(free, 1.0, RECENT)
+    assert not free.premium_capped(), "no bound, no cap"
+
+
+def test_before_it_is_known_what_is_usual_nothing_is_capped() -> None:
+    watch = ScoreWatch(max_premium_rise_ratio=0.1)
+    premium(watch, 1.0, RECENT)
+    assert not watch.premium_capped()

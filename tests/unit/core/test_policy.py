@@ -205,6 +205,27 @@ def test_a_floor_holds_whatever_nu_says():
     assert d.chosen == BIG
 
 
+@pytest.mark.parametrize("cfg", [replace(TRAINED, nu_usd=1.0), PolicyConfig()])
+def test_where_premium_has_had_its_share_the_next_best_answers_and_it_is_said(cfg):
+    free, capped = (decide(facts(), HARD, ALL, snapshot(), replace(cfg, premium_capped=on)) for on in (False, True))
+    assert (free.chosen, capped.chosen) == (BIG, CHEAP)
+    assert (Flag.PREMIUM_CAPPED in free.flags, Flag.PREMIUM_CAPPED in capped.flags) == (False, True)
+    assert capped.ranked[-1] == BIG, "it is still there to fall back to"
+    assert capped.alternative(CHEAP.name).reasons == ()
+    assert capped.reserve_nanousd == capped.alternative(CHEAP.name).reserve_nanousd
+
+
+@pytest.mark.parametrize("asked", [{"pinned_tier": Tier.PREMIUM}, {"quality_floor_ratio": 0.99}])
+def test_what_was_asked_for_is_not_capped(asked):
+    d = decide(facts(**asked), HARD, ALL, snapshot(), replace(TRAINED, nu_usd=1.0, premium_capped=True))
+    assert d.chosen == BIG
+    assert Flag.PREMIUM_CAPPED not in d.flags
+
+
+def test_where_only_premium_can_answer_the_cap_does_not_refuse():
+    assert decide(facts(), HARD, (BIG,), snapshot(), replace(TRAINED, premium_capped=True)).chosen == BIG
+
+
 def test_pace_makes_cash_dearer():
     cfg = replace(TRAINED, nu_usd=0.012)
     slow = budget(9.0, pace=20.0)
