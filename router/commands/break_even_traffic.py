@@ -38,7 +38,7 @@ _NS = Decimal(1_000_000_000)
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Usual requests as the books have them. `displaced` counts by the API model they (would) save."""
+    """Usual requests as the books have them. `displaced` counts by tier and API model that they (would) save."""
 
     basis: str
     requests: int
@@ -48,7 +48,7 @@ class Traffic:
     output_tokens: Decimal
     work_gpu_s: Decimal
     usd_per_request: Decimal
-    displaced: Mapping[str, int]
+    displaced: Mapping[tuple[str, str], int]
 
 
 def run(config: Path | None, form: Format, days: Range, *, usd_per_hour: Decimal | None = None) -> None:
@@ -93,7 +93,7 @@ def _traffic(
                 body = world_body(engine, answer.world_hash or "")
                 worlds[answer.world_hash] = msgspec.json.decode(body, type=World) if body is not None else None
         found = [_alternative(answer, worlds[answer.world_hash], tier) for answer in sample]
-        priced = [(answer, row) for answer, row in zip(sample, found, strict=True) if row is not None]
+        priced = [(answer, saved) for answer, saved in zip(sample, found, strict=True) if saved is not None]
         if not priced:
             continue
         count, first, last = count_answered(engine, tier, from_utc, to_utc)
@@ -104,27 +104,37 @@ def _traffic(
     raise NotFound("no answered request in the books names an API with a price; give the figures, see --help")
 
 
-def _alternative(answer: Answered, world: World | None, tier: Tier) -> PriceRow | None:
-    """The price row of what would have answered instead; `None` where nothing could have."""
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """What would have answered instead."""
+
+    tier: str
+    row: PriceRow
+
+
+def _alternative(answer: Answered, world: World | None, tier: Tier) -> _Saved | None:
+    """What would have answered instead; `None` where nothing with a price could have."""
     if world is None:
         return None
     if tier is not Tier.LOCAL:
-        return world.prices.get(answer.candidate)
+        row = world.prices.get(answer.candidate)
+        return _Saved(tier.value, row) if row is not None else None
     alternatives = msgspec.json.decode(answer.decision)["alternatives"] if answer.decision else []
     eligible = [a for a in alternatives if a["tier"] != Tier.LOCAL.value and a.get("objective_usd") is not None]
     best = min(eligible, key=lambda a: (a["objective_usd"], a["name"]), default=None)
-    return world.prices.get(best["name"]) if best is not None else None
+    row = world.prices.get(best["name"]) if best is not None else None
+    return _Saved(best["tier"], row) if best is not None and row is not None else None
 
 
 def _summary(
     basis: str,
-    priced: Sequence[tuple[Answered, PriceRow]],
+    priced: Sequence[tuple[Answered, _Saved]],
     engines: Sequence[LocalSettings],
     seen: int,
     per_hour: Decimal,
 ) -> Traffic:
     count = len(priced)
-    cost_nano = sum(cost_nanousd(row, TokenUsage(a.input_tokens, a.output_tokens)) for a, row in priced)
+    cost_nano = sum(cost_nanousd(saved.row, TokenUsage(a.input_tokens, a.output_tokens)) for a, saved in priced)
     work_ns = sum(a.work_gpu_ns or _modelled_gpu_ns(a, engines) for a, _ in priced)
     return Traffic(
         basis=basis,
@@ -135,7 +145,7 @@ def _summary(
         output_tokens=Decimal(sum(a.output_tokens for a, _ in priced)) / count,
         work_gpu_s=max(Decimal(1), Decimal(work_ns)) / _NS / count,
         usd_per_request=Decimal(cost_nano) / NANO_PER_USD / count,
-        displaced=dict(Counter(row.model for _, row in priced).most_common()),
+        displaced=dict(Counter((saved.tier, saved.row.model) for _, saved in priced).most_common()),
     )
 
 
@@ -148,6 +158,13 @@ def _modelled_gpu_ns(answer: Answered, engines: Sequence[LocalSettings]) -> int:
     return sum(each) // len(engines)
 
 
+def _by_tier(displaced: Mapping[tuple[str, str], int]) -> dict[str, int]:
+    tiers: Counter[str] = Counter()
+    for (tier, _), count in displaced.items():
+        tiers[tier] += count
+    return dict(tiers.most_common())
+
+
 def _write(form: Format, days: Range, traffic: Traffic, figures: Mapping[str, Decimal], found: BreakEven) -> None:
     moved = sensitivity(traffic.usd_per_request, **figures)
     enough = found.requests_per_hour is not None and traffic.requests_per_hour >= found.requests_per_hour
@@ -157,7 +174,8 @@ def _write(form: Format, days: Range, traffic: Traffic, figures: Mapping[str, De
         "requests_per_s": found.requests_per_s,
         "share_of_slo_capacity": found.share_of_slo_capacity,
         "verdict": found.verdict.value,
-        "displaces": dict(traffic.displaced),
+        "displaces": {model: count for (_, model), count in traffic.displaced.items()},
+        "displaces_tiers": _by_tier(traffic.displaced),
         "basis": traffic.basis,
         "observed_requests": traffic.requests,
         "observed_requests_per_hour": traffic.requests_per_hour,
@@ -176,10 +194,11 @@ def _write(form: Format, days: Range, traffic: Traffic, figures: Mapping[str, De
     if form is Format.CSV:
         write_rows(rows, columns, form)
         return
-    names = ", ".join(f"{name} ({count})" for name, count in traffic.displaced.items())
-    shown = [
-        {"figure": name, "value": names if name == "displaces" else _rounded(value)} for name, value in answer.items()
-    ]
+    answer["displaces"] = ", ".join(
+        f"{model} of tier {tier} ({count})" for (tier, model), count in traffic.displaced.items()
+    )
+    del answer["displaces_tiers"]
+    shown = [{"figure": name, "value": _rounded(value)} for name, value in answer.items()]
     write_rows(shown, ("figure", "value"), form)
     write_rows([{key: _rounded(value) for key, value in row.items()} for row in rows], columns, form)
 

@@ -6,9 +6,22 @@ so both sort, sum and group the same on every database. JSON is kept as text.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import BigInteger, Column, Float, Integer, MetaData, SmallInteger, Table, Text
 
 metadata = MetaData()
+
+
+def _attempt_key() -> tuple[Column[str], Column[int]]:
+    return Column("request_id", Text, primary_key=True), Column("number", Integer, primary_key=True)
+
+
+def _made_to() -> tuple[Column[Any], ...]:
+    """For whom an attempt was made, to whom, and when."""
+    texts = ("tenant", "candidate", "tier", "provider", "model")
+    return (*(Column(name, Text, nullable=False) for name in texts), Column("opened_at_us", BigInteger, nullable=False))
+
 
 # How an attempt came into the books: its request was settled, or crash recovery booked what a dead gateway had open.
 SETTLED, LOST = "settled", "lost"
@@ -25,15 +38,9 @@ instance = Table(
 open_attempt = Table(
     "open_attempt",
     metadata,
-    Column("request_id", Text, primary_key=True),
-    Column("number", Integer, primary_key=True),
+    *_attempt_key(),
     Column("instance", Text, nullable=False),
-    Column("tenant", Text, nullable=False),
-    Column("candidate", Text, nullable=False),
-    Column("tier", Text, nullable=False),
-    Column("provider", Text, nullable=False),
-    Column("model", Text, nullable=False),
-    Column("opened_at_us", BigInteger, nullable=False),
+    *_made_to(),
     Column("expires_at_us", BigInteger),
     Column("estimate_input_tokens", BigInteger, nullable=False),
     Column("reserve_nanousd", BigInteger, nullable=False),
@@ -44,15 +51,9 @@ open_attempt = Table(
 attempt = Table(
     "attempt",
     metadata,
-    Column("request_id", Text, primary_key=True),
-    Column("number", Integer, primary_key=True),
+    *_attempt_key(),
     Column("state", Text, nullable=False),
-    Column("tenant", Text, nullable=False),
-    Column("candidate", Text, nullable=False),
-    Column("tier", Text, nullable=False),
-    Column("provider", Text, nullable=False),
-    Column("model", Text, nullable=False),
-    Column("opened_at_us", BigInteger, nullable=False),
+    *_made_to(),
     Column("outcome", Text, nullable=False),
     Column("input_tokens", BigInteger),
     Column("output_tokens", BigInteger),
@@ -193,8 +194,7 @@ asset_energy = Table(
 posting = Table(
     "posting",
     metadata,
-    Column("request_id", Text, primary_key=True),
-    Column("number", Integer, primary_key=True),
+    *_attempt_key(),
     Column("part", Integer, primary_key=True),
     Column("asset", Text, nullable=False),
     Column("period_us", BigInteger, nullable=False),

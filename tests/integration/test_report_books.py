@@ -223,6 +223,7 @@ def test_break_even_names_what_the_local_tier_really_displaces(
     found = json.loads(capsys.readouterr().out)
     assert found["basis"] == "local answers"
     assert found["displaces"] == {"gpt-6-luna": 2}
+    assert found["displaces_tiers"] == {"cheap": 2}
     assert found["usd_per_request"] == 0.00025
     assert found["requests_per_hour"] == 10_000
     assert found["slo_capacity_rps"] == pytest.approx(0.85 / 0.092)
@@ -230,6 +231,11 @@ def test_break_even_names_what_the_local_tier_really_displaces(
     assert found["verdict"] == "yes"
     assert found["observed_load_is_enough"] is False
     assert {row["what"] for row in found["sensitivity"]} == {"usd_per_hour", "api_price", "utilization"}
+
+
+def test_break_even_says_so_to_people_too(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    lines = [" ".join(line.split()) for line in shown(capsys, config, "break-even").splitlines()]
+    assert "displaces gpt-6-luna of tier cheap (2)" in lines
 
 
 def test_break_even_of_several_engines_adds_up_their_hours_and_their_capacities(
