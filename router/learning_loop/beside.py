@@ -60,7 +60,7 @@ class LearningDials:
 class Looked:
     """A request that is looked at: what was asked and decided, and where its shadow goes (`None`: nowhere).
 
-    `seen` is, per tier, the probability that its answer to a request like this one is seen once it is looked at.
+    `actions` are the probabilities of the tiers that might have been taken, `others` how many tiers were not.
     """
 
     chat: ChatRequest
@@ -70,8 +70,13 @@ class Looked:
     cfg: PolicyConfig
     answered_by: Candidate
     shadow: Tier | None
-    seen: Mapping[str, float]
+    actions: Mapping[str, float]
+    others: int
     checked: bool
+
+    def seen(self, tier: str, shadow_ratio: float) -> float:
+        """P(an answer of `tier` is seen) where that share of requests like this one is shadowed."""
+        return seen_probability(self.actions.get(tier, 0.0), self.others, shadow_ratio)
 
 
 class Beside:
@@ -135,13 +140,8 @@ class Beside:
             self._count("shadow" if drawn else "check", "no_place")
             return None
         actions = decision.action_probability or {taken.value: 1.0}
-        # A checked request is looked at in any case, so its other tiers are seen only where the dice say so too.
-        ratio = dials.shadow_ratio if checked else 1.0
-        seen = {
-            tier.value: seen_probability(actions.get(tier.value, 0.0), len(others), ratio) for tier in (taken, *others)
-        }
         shadow = others[min(int(self._draw() * len(others)), len(others) - 1)] if drawn and others else None
-        return Looked(chat, facts, features, decision.score, cfg, answered_by, shadow, seen, checked)
+        return Looked(chat, facts, features, decision.score, cfg, answered_by, shadow, actions, len(others), checked)
 
     def _may_look(self, chat: ChatRequest, facts: RequestFacts, decision: Decision, answered_by: Candidate) -> bool:
         """Never at what must stay where it is, at what the caller chose, or at what another tier answered instead."""
@@ -192,15 +192,18 @@ class Beside:
     async def _judge_all(self, looked: Looked, answer: Answer, output_tokens: int | None) -> None:
         by = looked.answered_by
         mine = SideAnswer(by.tier, by.wire_model, answer, None)
-        await self._check(looked, mine, output_tokens)
+        # A verdict puts a request into the labels whatever the dice say, so its other tiers are seen only now and then;
+        # without one it is there because it was drawn for a shadow run.
+        always = await self._check(looked, mine, output_tokens, self._dials.shadow_ratio)
         if looked.shadow is None:
             return
+        share = self._dials.shadow_ratio if always else 1.0
         facts = replace(looked.facts, pinned_tier=looked.shadow)
         other = await self._shadows.call(looked.chat, facts, looked.features, looked.score, looked.cfg)
         if other is None:
             return
         other_tokens = other.usage.output_tokens if other.usage is not None else None
-        await self._check(looked, other, other_tokens)
+        await self._check(looked, other, other_tokens, share)
         if self._dials.judge is None or self._draw() >= self._dials.judge_ratio:
             return
         found = await self._ask_judge(looked, answer, other.answer)
@@ -208,13 +211,14 @@ class Beside:
             judged = ((mine, found[0], output_tokens), (other, found[1], other_tokens))
             ratio = self._dials.shadow_ratio * self._dials.judge_ratio
             for side, quality, tokens in judged:
-                self._keep(looked, side, quality, "judge", self._dials.judge, ratio, tokens)
+                self._keep(looked, side, quality, ("judge", self._dials.judge), (share, ratio), tokens)
 
-    async def _check(self, looked: Looked, side: SideAnswer, output_tokens: int | None) -> None:
-        if looked.checked:
-            verdict = await asyncio.to_thread(check, looked.chat.fields, side.answer)
-            if verdict is not None:
-                self._keep(looked, side, verdict.quality_ratio, "exact_check", verdict.check, 1.0, output_tokens)
+    async def _check(self, looked: Looked, side: SideAnswer, output_tokens: int | None, shadow_ratio: float) -> bool:
+        verdict = await asyncio.to_thread(check, looked.chat.fields, side.answer) if looked.checked else None
+        if verdict is not None:
+            source = ("exact_check", verdict.check)
+            self._keep(looked, side, verdict.quality_ratio, source, (shadow_ratio, 1.0), output_tokens)
+        return verdict is not None
 
     async def _ask_judge(self, looked: Looked, mine: Answer, other: Answer) -> tuple[float, float] | None:
         if not mine.text or not other.text:
@@ -250,11 +254,12 @@ class Beside:
         looked: Looked,
         side: SideAnswer,
         quality_ratio: float,
-        provenance: str,
-        judge: str,
-        label_probability: float,
+        source: tuple[str, str],
+        ratios: tuple[float, float],
         output_tokens: int | None,
     ) -> None:
+        """`source`: provenance and judge. `ratios`: share shadowed among those looked at, share looked at."""
+        (provenance, judge), (shadow_ratio, label_probability) = source, ratios
         self._note(
             JudgedAnswer(
                 request_id=looked.facts.request_id,
@@ -263,7 +268,7 @@ class Beside:
                 quality_ratio=quality_ratio,
                 provenance=provenance,
                 judge=judge,
-                action_probability=looked.seen.get(side.tier.value, 1.0),
+                action_probability=looked.seen(side.tier.value, shadow_ratio),
                 label_probability=label_probability,
                 output_tokens=output_tokens,
                 judged_at_utc=self._deps.clock.now_utc(),

@@ -260,6 +260,24 @@ async def test_a_form_that_was_asked_for_is_checked_without_any_call(bench: Star
         assert b.cheap.chats == [] and len(b.local.chats) == 4
 
 
+async def test_probabilities_say_why_a_request_is_among_the_labels(bench: Start) -> None:
+    """A verdict puts every such request there, and the other tier is seen now and then; else the dice have drawn it."""
+    async with bench({**ALWAYS, "shadow": {"ratio": 0.9999999}, "exact_checks": True}) as b:
+        b.judge.default = ok(text='{"A": 5, "B": 5}')
+        b.local.script(ok(text='{"colour": "red"}'), ok(text='"red"'))
+        b.cheap.script(ok(text='{"colour": "blue"}'), ok(text='"blue"'))
+        unchecked = {"name": "x", "schema": {"type": "string", "pattern": "(a+)+$"}}
+        for body in (JSON_ASKED, {**ASKED, "response_format": {"type": "json_schema", "json_schema": unchecked}}):
+            await b.ask(body)
+            await b.settle()
+        found = [(said.provenance, said.tier, said.action_probability) for said in await b.judgements()]
+        first, second = found[:-2], found[-2:]
+        assert {(p, t) for p, t, _ in first} == {(p, t) for p in ("exact_check", "judge") for t in ("local", "cheap")}
+        for _, tier, probability in first:
+            assert probability == pytest.approx(0.9999999 if tier == "cheap" else 1.0, abs=1e-9)
+        assert sorted(second) == [("judge", "cheap", 1.0), ("judge", "local", 1.0)]
+
+
 async def test_no_answer_and_no_prompt_is_left_on_disk(bench: Start, tmp_path: Path) -> None:
     async with bench(ALWAYS) as b:
         b.local.default = ok(text="canary-4711-answer")
