@@ -169,7 +169,7 @@ class PeriodKeeper:
         self._born_us = self._now_us()
         self._hour_us = hour_of(self._born_us)
         self._left_on = await asyncio.to_thread(self._on_times.left, self._born_us)
-        if self._ready():
+        if self._kept and self._ready():  # without hardware there is nothing that another gateway may have
             try:
                 await self._register()
             except RouterError:
