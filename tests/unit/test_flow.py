@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from classifier.datamodels import Score
+from classifier.datamodels import RequestFeatures, Score
 from classifier.heuristic import HeuristicScorer
 from local_llm.datamodels import ProcessState
 from router.api.schemas import decode_chat
@@ -34,7 +34,7 @@ from router.errors import (
 )
 from router.flow import PlainAnswer, StreamAnswer, handle_chat
 from router.providers.scripted import Fail, Say, Step
-from tests.fakes import BIG, CHEAP, EASY, HARD, LOCAL, BrokenScorer
+from tests.fakes import BIG, CHEAP, EASY, HARD, LOCAL, BrokenScorer, FixedScorer
 from tests.flow_world import World, drive
 
 REFUSED = UpstreamRefused("no", status=400, body=b'{"error": {"message": "no"}}')
@@ -231,6 +231,26 @@ def test_a_scorer_that_fails_is_replaced_by_the_heuristic_and_the_record_says_so
     assert world.record.score.model_version == HeuristicScorer().version
     assert world.telemetry.warnings == ["classifier_unavailable"]
     world.check()
+
+
+def test_a_scorer_that_is_slow_again_and_again_is_left_out_and_every_record_says_so() -> None:
+    world = World({tier: [Say("Red.")] * 6 for tier in Tier})
+
+    class Slow(FixedScorer):
+        def score(self, features: RequestFeatures) -> Score:
+            world.clock.tick(0.2)
+            return super().score(features)
+
+    world.state.judged.swap(replace(world.state.judged.current, scorer=Slow(HARD)))
+    for _ in range(5):
+        world.ask()
+    versions = [record.score.model_version for record in world.books.settled if record.score is not None]
+    assert versions == [*[HARD.model_version] * 3, *[HeuristicScorer.version] * 2]
+    flagged = [Flag.CLASSIFIER_UNAVAILABLE in r.decision.flags for r in world.books.settled if r.decision is not None]
+    assert flagged == [False] * 3 + [True] * 2
+    world.clock.tick(20)
+    world.ask()
+    assert world.books.settled[-1].score == HARD, "it is tried again"
 
 
 def test_a_target_on_probation_is_free_for_the_next_probe_when_the_caller_leaves() -> None:
