@@ -46,7 +46,7 @@ THREE_TIERS = ("mmlu_pro",)
 SAME_QUESTIONS = {"GSM8K, both sets of labels": ("routellm_gsm8k", "zeroeval_gsm")}
 INSTRUCTION_TOKENS = 700  # what stands before each question of the three-tier figure
 TEST_SHARE = 0.3
-BOOTSTRAP_DRAWS = 200
+BOOTSTRAP_DRAWS = 100
 IDEAL_DRAWS = 40
 MIN_ROWS = 30
 
@@ -161,6 +161,7 @@ def ranking(labels: Labels, found: Predicted) -> dict[str, float]:
 
 def three_tiers(labels: Labels, found: Predicted) -> dict[str, float]:
     """Cost at 95/98/100 % of always-premium quality as a share of its cost; expected costs use each tier's mean."""
+    found = found.take(np.flatnonzero(~np.isnan(labels.outcomes[found.rows]).any(axis=1)))
     quality, cost = labels.outcomes[found.rows], labels.cost_usd[found.rows]
     expected = np.broadcast_to(cost.mean(axis=0), cost.shape)
     curves = {
@@ -232,7 +233,7 @@ def measured(labels: Labels, splits: Sequence[Predicted], pools: dict[str, Seque
     if np.isin(labels.source, THREE_TIERS).any() and len(labels.tiers) > 2:
         out["three_tiers"] = summary(
             [three_tiers(labels, f.of(labels, THREE_TIERS)) for f in splits],
-            [_mean([three_tiers(labels, f.of(labels, THREE_TIERS)) for f in draw]) for draw in draws[:40]],
+            [_mean([three_tiers(labels, f.of(labels, THREE_TIERS)) for f in draw]) for draw in draws[:20]],
         )
     parts = [calibration(labels, f, seed=2) for f in splits]
     out["calibration"] = {name: summary([p[name] for p in parts if name in p]) for name in parts[0]}
@@ -292,7 +293,9 @@ def all_splits(labels: Labels, count: int, say: Any) -> dict[str, Any]:
     for seed in range(count):
         say(f"split {seed + 1} of {count}")
         splits.append(fit_and_predict(labels, *labels.split(seed)))
-    return measured(labels, splits, POOLS | {s: (s,) for s in np.unique(labels.source).tolist()})
+    alone = {sources for sources in POOLS.values() if len(sources) == 1}
+    others = {s: (s,) for s in np.unique(labels.source).tolist() if (s,) not in alone}
+    return measured(labels, splits, POOLS | others)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
