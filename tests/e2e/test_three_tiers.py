@@ -425,6 +425,19 @@ async def test_estimate_tells_the_price_before_the_call(house: House):
     assert (code, told["expected_cost_nanousd"]) == (200, 5_000_000)
 
 
+async def test_estimate_tells_the_standard_cost_of_the_local_tier_and_the_range_of_auto(house: House):
+    counts = {"input_tokens": 1000, "output_tokens": 300}
+    code, local = await post(house, "/v1/estimate", {"model": "local", **counts})
+    assert (code, local["basis"], local["tier"]) == (200, "standard cost", "local")
+    assert local["expected_cost_nanousd"] > 0
+    code, auto = await post(house, "/v1/estimate", {"model": "auto", **counts})
+    assert (code, auto["expected_cost_usd"]) == (200, None)
+    assert (auto["min_cost_nanousd"], auto["max_cost_nanousd"]) == (local["expected_cost_nanousd"], 5_000_000)
+    assert "how full the local engine is" in auto["depends_on"]
+    code, told = await post(house, "/v1/estimate", {"model": "no-such-model", **counts})
+    assert (code, told["error"]["code"]) == (404, "model_not_found")
+
+
 async def test_feedback_is_kept_for_requests_that_exist(house: House):
     _, headers = await house.ask(EASY)
     code, told = await post(
