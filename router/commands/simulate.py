@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,10 +20,11 @@ from router.core.datamodels import PriceRow
 from router.errors import BadRequest, Unavailable
 from router.settings import Settings, load_settings
 from router.simulation.arrivals import gamma_bursts
+from router.simulation.bound import least_spend_ratio
 from router.simulation.plot import svg
 from router.simulation.policies import DEFAULT_NAMES, RULES, Policy, rule
 from router.simulation.product import PRODUCTS, ProductPolicy
-from router.simulation.report import Result, api_costs_usd, pooled, row_of, shown, summary_table
+from router.simulation.report import ALL, Result, api_costs_usd, pooled, row_of, shown, summary_table
 from router.simulation.runner import run as play
 from router.simulation.setting import Setting, setting
 from router.simulation.traces import (
@@ -90,7 +91,10 @@ def run(config: Path | None, form: Format, options: Options) -> None:
         except OSError as error:
             raise Unavailable(f"{options.plot} cannot be written: {error.strerror}") from error
     totals = pooled(results, engine.slo) if options.workloads is not None else []
-    _write(results, totals, form, title)
+    if form is Format.TABLE:
+        _show(results, totals, _least_spend(workloads, engine), title)
+    else:
+        _write(results, totals, form)
 
 
 def _checked(options: Options) -> list[str]:
@@ -141,7 +145,7 @@ def _workloads(settings: Settings, options: Options) -> tuple[Workload, ...]:
 
 def _requests(settings: Settings, options: Options) -> tuple[TraceRequest, ...]:
     if options.trace is not None:
-        return read_csv(options.trace)
+        return read_csv(options.trace, options.requests)
     engine = read_engine(settings.server.database_url)
     try:
         trace, left_out = from_records(iterate_records(engine))
@@ -186,13 +190,36 @@ def _described(workloads: Sequence[Workload]) -> str:
     return f"{len(workload.trace)} requests of {workload.name} at {mean_rate_rps(workload.trace):.2f}/s"
 
 
-def _write(results: Sequence[Result], totals: Sequence[Result], form: Format, title: str) -> None:
+def _least_spend(workloads: Sequence[Workload], engine: Setting) -> dict[str, float]:
+    """What no rule can spend less than, by workload, and for `ALL` of them."""
+    found: dict[str, float] = {}
+    spent = always = 0.0
+    for workload in workloads:
+        costs_usd = api_costs_usd(workload.trace, engine.product.price)
+        found[workload.name] = least_spend_ratio(
+            workload.trace, costs_usd, coefficients=engine.truth, limits=engine.limits, slo=engine.slo
+        )
+        usd = float(sum(costs_usd))
+        spent, always = spent + usd * found[workload.name], always + usd
+    return {**found, ALL: spent / always if always else 0.0}
+
+
+def _show(results: Sequence[Result], totals: Sequence[Result], least: Mapping[str, float], title: str) -> None:
+    """For people; the last line is what no rule can spend less than, however clairvoyant."""
+    print(title)  # noqa: T201 - the command's output
+    last: dict[str, Any] = {"policy": "(no rule below)"}
+    if totals:
+        table: list[Mapping[str, Any]] = [*summary_table(results, totals)]
+        last |= {name: f"{100 * ratio:.1f}" for name, ratio in least.items()}
+        last["all: spend %"] = last.pop(ALL)
+    else:
+        table = [shown(result.row) for result in results]
+        last["API spend %"] = f"{100 * least[ALL]:.1f}"
+    write_rows([*table, last], list(table[0]), Format.TABLE)
+
+
+def _write(results: Sequence[Result], totals: Sequence[Result], form: Format) -> None:
     """One workload: its rows. Several: a row a policy and workload, and after them one a policy for all of them."""
-    if form is Format.TABLE:
-        print(title)  # noqa: T201 - the command's output
-        table = summary_table(results, totals) if totals else [shown(result.row) for result in results]
-        write_rows(table, list(table[0]), form)
-        return
     rows: list[dict[str, Any]] = [result.row.stable() for result in results]
     if totals:
         rows = [{"workload": result.workload, **result.row.stable()} for result in (*results, *totals)]

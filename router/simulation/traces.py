@@ -7,12 +7,16 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 from router.core.datamodels import Reject, RoutingRecord, Tier
 from router.core.judgements import OVERHEAD_TENANTS
 from router.errors import RouterError
 
+MAX_REQUESTS = 1_000_000
+"""As many as a what-if plays in some minutes."""
+_MOST_TOKENS = 10_000_000
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 # What keeps a prompt from the local tier whatever is in the engine; how full it was is what is simulated anew.
 _NEVER_LOCAL = frozenset(
@@ -39,22 +43,29 @@ class TraceRequest:
     request_class: str = "chat"
 
 
-def read_csv(path: Path) -> tuple[TraceRequest, ...]:
+def read_csv(path: Path, most: int | None = None, *, limit: int = MAX_REQUESTS) -> tuple[TraceRequest, ...]:
     """The requests of a CSV file with the columns TIMESTAMP, ContextTokens and GeneratedTokens, in order of time.
 
-    TIMESTAMP is a date and time or a number of seconds. Raises `TraceError` with the line of the first mistake.
+    TIMESTAMP is a date and time or a number of seconds; rows may come in any order. With `most` only so many are read,
+    the first in the file. Raises `TraceError` with the line and the value of the first mistake, and for a file of more
+    than `limit` requests of which no part was asked for.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
             if missing:
-                raise TraceError(f"{path}: has no column {', '.join(missing)}")
-            rows = [_row(path, reader.line_num, row) for row in reader if any(row.values())]
+                raise TraceError(
+                    f"{path}: has no column {', '.join(missing)}; the first line names the columns {', '.join(COLUMNS)}"
+                )
+            read = (_row(path, reader.line_num, row) for row in reader if any(row.values()))
+            rows = list(islice(read, limit + 1 if most is None else most))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TraceError(f"{path}: cannot be read: {error}") from error
     if not rows:
         raise TraceError(f"{path}: holds no request")
+    if most is None and len(rows) > limit:
+        raise TraceError(f"{path}: holds more than {limit:,} requests; play a part of it with --requests")
     return from_zero(rows)
 
 
@@ -62,12 +73,28 @@ def _row(path: Path, line: int, row: dict[str, str | None]) -> TraceRequest:
     when, prompt, output = (row.get(name) for name in COLUMNS)
     try:
         at_s = _seconds(when or "")
-        prompt_tokens, output_tokens = int(prompt or ""), int(output or "")
-    except ValueError as error:
-        raise TraceError(f"{path}:{line}: {error}") from error
-    if prompt_tokens < 0 or output_tokens < 0 or not math.isfinite(at_s):
-        raise TraceError(f"{path}:{line}: a negative length, or a time that is none")
-    return TraceRequest(at_s, max(1, prompt_tokens), max(1, output_tokens))
+    except ValueError:
+        at_s = math.nan
+    if not math.isfinite(at_s):
+        raise TraceError(f"{path}:{line}: TIMESTAMP is {_quoted(when)}; write a date and time, or seconds")
+    return TraceRequest(at_s, _tokens(path, line, COLUMNS[1], prompt), _tokens(path, line, COLUMNS[2], output))
+
+
+def _tokens(path: Path, line: int, name: str, text: str | None) -> int:
+    """A number of tokens, also one that a spreadsheet has written as 396.0; 0 counts as 1."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = math.nan
+    if not 0.0 <= value <= _MOST_TOKENS or not value.is_integer():
+        raise TraceError(
+            f"{path}:{line}: {name} is {_quoted(text)}; write a whole number of tokens, 0 to {_MOST_TOKENS}"
+        )
+    return max(1, int(value))
+
+
+def _quoted(text: str | None) -> str:
+    return "missing" if not text else repr(text[:40])
 
 
 def _seconds(text: str) -> float:

@@ -97,6 +97,7 @@ def test_a_table_a_csv_and_a_plot_say_the_same(capsys: pytest.CaptureFixture[str
     assert code == 0
     assert "API spend %" in out
     assert "always_api" in out
+    assert "(no rule below)" in out
     assert all(f">{told}</text>" in plot.read_text() for told in ("always_api", "count20", "100.0"))
     _, text, _ = simulate(capsys, "--trace", trace, "--policies", "always_api,count20", "--format", "csv")
     found = list(csv.DictReader(io.StringIO(text)))

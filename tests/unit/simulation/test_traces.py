@@ -51,15 +51,37 @@ def test_seconds_other_columns_and_time_zones_are_understood(tmp_path: Path) -> 
         ("TIMESTAMP,ContextTokens\n1,2\n", "no column GeneratedTokens"),
         (HEAD, "no request"),
         (HEAD + "1,2,3\nyesterday,2,3\n", ":3:"),
-        (HEAD + "1,two,3\n", ":2:"),
-        (HEAD + "1,2\n", ":2:"),
-        (HEAD + "1,-2,3\n", "negative"),
-        (HEAD + "nan,2,3\n", ":2:"),
+        (HEAD + "1,two,3\n", ":2: ContextTokens is 'two'"),
+        (HEAD + "1,2\n", ":2: GeneratedTokens is missing"),
+        (HEAD + "1,-2,3\n", "ContextTokens is '-2'; write a whole number"),
+        (HEAD + "1,2.5,3\n", "ContextTokens is '2.5'"),
+        (HEAD + "1,NaN,3\n", "ContextTokens is 'NaN'"),
+        (HEAD + "1,2,1e30\n", "GeneratedTokens is '1e30'"),
+        (HEAD + "nan,2,3\n", ":2: TIMESTAMP is 'nan'"),
+        (HEAD + "2026-13-01,2,3\n", "TIMESTAMP is '2026-13-01'; write a date and time"),
     ],
 )
 def test_what_is_wrong_with_a_trace_is_told(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(TraceError, match=told):
         read_csv(written(tmp_path, text))
+
+
+def test_numbers_as_a_spreadsheet_writes_them_are_read(tmp_path: Path) -> None:
+    (found,) = read_csv(written(tmp_path, HEAD + "1,396.0,0\n"))
+    assert (found.prompt_tokens, found.output_tokens) == (396, 1)
+
+
+def test_of_a_long_file_only_the_part_asked_for_is_read(tmp_path: Path) -> None:
+    rows = "".join(f"{at},10,10\n" for at in range(100)) + "broken\n"
+    assert len(read_csv(written(tmp_path, HEAD + rows), 7)) == 7
+    with pytest.raises(TraceError, match=":102:"):
+        read_csv(written(tmp_path, HEAD + rows))
+
+
+def test_a_file_too_long_to_play_is_refused_with_its_cure(tmp_path: Path) -> None:
+    file = written(tmp_path, HEAD + "1,10,10\n" * 12)
+    with pytest.raises(TraceError, match="more than 10 requests; play a part of it with --requests"):
+        read_csv(file, limit=10)
 
 
 def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
