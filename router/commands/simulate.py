@@ -82,6 +82,9 @@ def run(config: Path | None, form: Format, options: Options) -> None:
         max_batched_tokens=options.max_batched_tokens,
         self_calibration=options.self_calibration,
     )
+    if settings.policy.on_saturation != "spill":
+        told = f"on_saturation: {settings.policy.on_saturation} is played as spill: who waits or is turned away is not."
+        print(told, file=sys.stderr)  # noqa: T201 - the command's output
     workloads = _workloads(settings, options)
     results = _play_all(workloads, names, engine, options.seed)
     title = f"{_described(workloads)} on {engine.described}, else {price.model}"
