@@ -38,9 +38,16 @@ def argv(config: LaunchConfig) -> tuple[str, ...]:
     return _embedded(config) if config.kind is EngineKind.EMBEDDED else _vllm(config)
 
 
+def named(extra_args: Sequence[str]) -> frozenset[str]:
+    """The options among further arguments of `vllm serve`, without their values; `_` and `-` are the same to it."""
+    return frozenset(
+        argument.partition("=")[0].replace("_", "-") for argument in extra_args if argument.startswith("--")
+    )
+
+
 def names_host(extra_args: Sequence[str]) -> bool:
     """Whether arguments for `vllm serve` say where it listens (a host or a socket), past what we say."""
-    return any(argument.partition("=")[0] in ("--host", "--uds") for argument in extra_args)
+    return not named(extra_args).isdisjoint(("--host", "--uds"))
 
 
 def environment(config: LaunchConfig, inherited: Mapping[str, str], *, api_key: str) -> dict[str, str]:

@@ -256,6 +256,8 @@ def _text(path: Path, detail: ErrorDetails) -> str:
         key = str(path[-1])
         if key in {"api_key", "key", "secret", "token", "password"}:
             return f"secrets never stand in the config; write {key}_env and the name of an environment variable"
+        if key in section:  # of a neighbour of the same union
+            return "is no key of this kind; remove it, or say another kind"
         return f"unknown key{did_you_mean(key, section) or '; known here: ' + ', '.join(sorted(section))}"
     message = detail["msg"].removeprefix("Value error, ").replace("Input should", "should")
     for theirs, ours in _WORDS:

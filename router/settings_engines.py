@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from local_llm.coefficients import PRESETS, UNKNOWN
 from local_llm.datamodels import EngineCoefficients, SloTargets
 from local_llm.embedded import DEFAULT_SLOT_CONTEXT_TOKENS, DEFAULT_SLOTS, MODEL_NAME
-from local_llm.launch import cards_needed, names_host
+from local_llm.launch import cards_needed, named
 from router.core.hardware import OwnedHardware, share_of_card
 from router.settings_checks import Note, Secrets, check_base, check_name, did_you_mean, is_loopback
 from router.settings_schema import (
@@ -36,6 +36,19 @@ _LOCAL: Path = ("tiers", "local")
 _FIRST_VLLM_PORT = 8000
 _MERGED = ("launch", "slo", "hardware")  # sections of which an engine may say a part only
 _ENGINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")  # names a log file, a metric's label, a candidate
+
+_ON_LOOPBACK = "vllm stays on loopback, on the port of api_base, so that nobody comes past the gateway"
+# What we tell vllm ourselves. Said once more it would win, and the gateway would go on believing its own.
+_SAID_ELSEWHERE = {
+    "--host": _ON_LOOPBACK,
+    "--port": _ON_LOOPBACK,
+    "--uds": _ON_LOOPBACK,
+    "--api-key": "the key is made at each start and travels in the environment, where no other user can read it",
+    "--served-model-name": "the gateway asks for the model by the name in `model`",
+    "--max-model-len": "say it in context_window_tokens",
+    "--max-num-seqs": "say it in max_num_seqs",
+    "--gpu-memory-utilization": "say it in launch.gpu_memory_utilization",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,12 +264,9 @@ def _launch(file: EngineFile, engine: Engine, place: _Place, note: Note) -> Laun
             note(where, f"names {len(gpus)} of the {needed} cards that launch.extra_args asks for; name them all")
     if launch.sleep is not None and engine is not Engine.VLLM:
         note(place.at("launch", "sleep"), "is set, but only a vllm that we start can be put to sleep; remove it")
-    elif launch.sleep is not None and names_host(launch.extra_args):
-        note(
-            place.at("launch", "extra_args"),
-            "says where vllm listens; one that can be put to sleep obeys everyone who reaches it, so it must stay on "
-            "loopback: take --host and --uds out, or launch.sleep",
-        )
+    if engine is Engine.VLLM:
+        for option in sorted(named(launch.extra_args) & _SAID_ELSEWHERE.keys()):
+            note(place.at("launch", "extra_args"), f"says {option}; take it out: {_SAID_ELSEWHERE[option]}")
     return LaunchSettings(
         executable=launch.executable,
         gpu_memory_utilization=launch.gpu_memory_utilization,

@@ -8,6 +8,7 @@ from router.core.datamodels import Alternative, Candidate, Decision, Locality, R
 from router.errors import BadRequest, ContextTooLong, NoRoute, OverBudget, RouterError, Saturated
 
 _WRONG_PLACE = frozenset({Reject.NOT_ALLOWED, Reject.RESIDENCY, Reject.UNCONFIGURED, Reject.PRICE_UNKNOWN})
+_FULL = frozenset(reason for reason in Reject if reason.name.startswith("SATURATED_"))
 
 
 def why_nothing(
@@ -18,7 +19,7 @@ def why_nothing(
     if decision.blocked_by_saturation:
         only_local = facts.locality is Locality.LOCAL_ONLY
         return Saturated(
-            "The local engine is full and no other tier may answer this request; try again later.",
+            f"{_what_blocks(decision)} and no other tier may answer this request; try again later.",
             rejected,
             retry_after_s=retry_after_s,
             local_only=only_local,
@@ -40,6 +41,14 @@ def why_nothing(
     meant = [alt for alt in decision.alternatives if Reject.NOT_ALLOWED not in alt.reasons] or decision.alternatives
     text = "; ".join(f"{alt.name}: {_why(alt, by_name[alt.name])}" for alt in meant)
     return NoRoute(f"No tier can answer this request now ({text}).", rejected)
+
+
+def _what_blocks(decision: Decision) -> str:
+    """Full, or not known to be: whoever looks for load where readings are missing looks in the wrong place."""
+    reasons = {reason for alt in decision.alternatives for reason in alt.reasons}
+    if Reject.METRICS_STALE in reasons and not reasons & _FULL:
+        return "How full the local engine is cannot be told (METRICS_STALE: its readings are missing or too old)"
+    return "The local engine is full"
 
 
 def _why(alt: Alternative, candidate: Candidate) -> str:

@@ -1,0 +1,29 @@
+"""What a caller is told where nothing may answer."""
+
+from __future__ import annotations
+
+from router.core.datamodels import Locality, PolicyConfig
+from router.core.policy import decide
+from router.core.refusal import why_nothing
+from router.errors import Saturated
+from tests.fakes import ALL, EASY, FULL, LOCAL, engine, facts, snapshot
+
+HOME = facts(locality=Locality.LOCAL_ONLY)
+
+
+def told(**changes: object) -> str:
+    decision = decide(HOME, EASY, ALL, snapshot(engines={LOCAL.name: engine(**changes)}), PolicyConfig())
+    error = why_nothing(decision, HOME, ALL, retry_after_s=3.0)
+    assert isinstance(error, Saturated)
+    assert error.code == "local_saturated"
+    return error.message
+
+
+def test_a_full_engine_is_called_full() -> None:
+    assert told(inflight=FULL).startswith("The local engine is full and")
+
+
+def test_an_engine_that_tells_nothing_is_not_called_full() -> None:
+    said = told(metrics_required=("running_requests",))
+    assert "cannot be told (METRICS_STALE" in said
+    assert "full and" not in said
