@@ -13,6 +13,8 @@ from local_llm.datamodels import EngineCoefficients
 
 UNKNOWN = "unknown"
 """The row of an engine of which nothing is known."""
+EMBEDDED_CPU = "embedded-cpu"
+"""The row of the embedded engine."""
 _ROWS = (
     EngineCoefficients(
         name="h100-8b-fp16",
@@ -50,7 +52,7 @@ _ROWS = (
     # SmolLM2-135M-Instruct Q4_1 under llama.cpp on one CPU thread, measured in CPU seconds: 6 ms a prompt token (7.5 at
     # 2000), 10 to 20 ms a token alone, 27 ms a step of two and 40 ms a step of four: batching wins little.
     EngineCoefficients(
-        name="embedded-cpu",
+        name=EMBEDDED_CPU,
         t0_s=0.006,
         c_seq_s=0.007,
         c_kv_s=9e-06,
@@ -73,3 +75,12 @@ _ROWS = (
 )
 
 PRESETS: Mapping[str, EngineCoefficients] = MappingProxyType({row.name: row for row in _ROWS})
+
+
+def may_flatter(coefficients: EngineCoefficients) -> bool:
+    """Whether an engine may be slower than these say: those of a GPU by name, which it perhaps does not run on.
+
+    Given figures were measured, or are what the operator stands for. The unknown engine is slow as it is: with care on
+    top, an empty one would turn the first prompts away. The embedded one promises much less than it can.
+    """
+    return coefficients.name in PRESETS and coefficients.name not in (UNKNOWN, EMBEDDED_CPU)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from local_llm.coefficients import may_flatter
 from local_llm.datamodels import EngineKind, EngineLimits, GpuReading, LaunchConfig, ProcessState
 from local_llm.embedded import BATCHED_TOKENS, EmbeddedModelError, engine_installed, find_model
 from local_llm.launch import gpus_used
@@ -331,6 +332,5 @@ def _room(settings: LocalSettings) -> EngineRoom:
         metrics_optional=settings.engine is Engine.EXTERNAL,
         stale_after_s=_EMBEDDED_STALE_AFTER_S if embedded else 3.0 * INTERVAL_S,
         max_gpu_utilization_ratio=settings.max_gpu_utilization_ratio,
-        # The embedded engine promises so much less than it can that a wrong figure breaks nothing.
-        careful=not embedded,
+        careful=may_flatter(settings.coefficients),
     )

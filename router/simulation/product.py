@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 
 from classifier.datamodels import Score
+from local_llm.coefficients import may_flatter
 from local_llm.datamodels import EngineCoefficients, EngineLimits, ProcessState, SloTargets
 from local_llm.inflight import Inflight, Ticket
 from router.core.datamodels import (
@@ -71,7 +72,7 @@ class ProductPolicy:
             config.limits,
             config.slo,
             process=lambda: (ProcessState.READY, None),
-            careful=True,
+            careful=may_flatter(config.coefficients),
         )
         if not config.self_calibration:
             limits = config.limits
