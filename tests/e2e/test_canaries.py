@@ -100,7 +100,7 @@ async def speaking_to(gateway: GatewayProcess) -> AsyncIterator[Mouth]:
 def troubles(key: str) -> Iterator[Behaviour]:
     """Hosts that quote our key and the prompt in whatever goes wrong."""
     said = {"message": quoting(key), "type": "x", "param": None, "code": quoting(key)}
-    for code in (400, 404, 422, 500, 503):
+    for code in (400, 422, 500, 503):
         yield status(code, {"error": said})
     yield status(429, {"error": said}, [("retry-after", "0")])
     yield status(500, f"<html>{quoting(key)}</html>".encode())
@@ -120,7 +120,7 @@ def quoting(key: str) -> str:
 
 
 async def suffer(mouth: Mouth, upstream: FakeUpstream, model: str, key: str, last_code: int) -> None:
-    """Every trouble of one host, a good answer after each so that the host stays in use; a refused key ends that."""
+    """Every trouble of one host, a good answer after each so that the host stays in use; the last code ends that."""
     for options, all_of in (({}, troubles(key)), ({"stream": True}, stream_troubles(key))):
         for trouble in all_of:
             before = len(upstream.chats)
@@ -145,7 +145,7 @@ async def make_a_mess(mouth: Mouth, cheap: FakeUpstream, big: FakeUpstream) -> N
     await mouth.leave("premium")
     big.default = ok(ANSWER)
     await suffer(mouth, cheap, "cheap", SECRETS["CHEAP_KEY"], 401)
-    await suffer(mouth, big, "premium", SECRETS["BIG_KEY"], 403)
+    await suffer(mouth, big, "premium", SECRETS["BIG_KEY"], 404)
     for key in ("", GUESSED, f"{GUESSED} ' OR 1=1--", SECRETS["TENANT_KEY"] + "x", SECRETS["CHEAP_KEY"]):
         await mouth.post({"model": "auto", "messages": []}, key=key)
         await mouth.post({"model": "auto"}, key=key, path="/v1/route/explain")
