@@ -21,7 +21,7 @@ KEYS = {"CHEAP_KEY": "sk-cheap-1", "BIG_KEY": "sk-big-1"}
 EASY = "Name a colour."
 LONG = "Name a colour. " * 100
 HOME = {"x-router-locality": "local"}
-STALE_AFTER_S = 0.4
+STALE_AFTER_S = 0.8
 
 
 def page(running_: float = 0, waiting: float = 0, kv: float = 0.0) -> tuple[int, bytes, str]:
