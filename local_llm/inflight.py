@@ -227,8 +227,11 @@ class Inflight:
         self._take_learnt(calibration, at_once=True)
 
     def turned_away(self) -> None:
-        """A request was not sent here for want of room. From an empty engine that can only be what we believe of it."""
-        if self._n == 0 and self._calibration is not None and self._calibration.relax():
+        """A request was not sent here for want of room. From an empty engine that can only be what we believe of it.
+
+        One that others fill is not empty.
+        """
+        if self._n == 0 and self.others.n == 0 and self._calibration is not None and self._calibration.relax():
             self._take_learnt(self._calibration, at_once=True)
 
     @property
