@@ -65,6 +65,9 @@ class Processing(StrEnum):
 FormatOption = Annotated[Format, typer.Option("--format", help="How the result is written.")]
 
 
+_MOST = 10**12
+
+
 def _decimal(text: str) -> Decimal:
     try:
         value = Decimal(text)
@@ -72,6 +75,8 @@ def _decimal(text: str) -> Decimal:
         raise typer.BadParameter(f"{text!r} is no number") from None
     if not value.is_finite() or value < 0:
         raise typer.BadParameter(f"{text!r} is no finite number of 0 or more")
+    if value > _MOST or 0 < value * _MOST < 1:
+        raise typer.BadParameter(f"{text!r} is absurd; say 0, or from 1e-12 to 1e12")
     return value
 
 
@@ -435,6 +440,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         typer.echo(str(error), err=True)
     except RouterError as error:
         typer.echo(f"error: {error.message}", err=True)
+        # a name or a figure that cannot be is wrong use; a price that is missing is for the config to add
+        if isinstance(error, BadRequest) and error.code != "price_unknown":
+            sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:

@@ -163,12 +163,24 @@ def test_break_even_with_a_figure_missing_names_it(run: Any, name: str) -> None:
         ("--usd-per-hour", "-1", "-1"),
         ("--api-output-usd-per-mtok", "-0.5", "-0.5"),
         ("--output-tokens", "1.5", "--output-tokens"),
+        ("--usd-per-hour", "1e400", "is absurd"),
+        ("--api-input-usd-per-mtok", "1e-400", "is absurd"),
     ],
 )
 def test_break_even_with_a_figure_that_cannot_be_says_which(run: Any, name: str, value: str, told: str) -> None:
     words = [word for option, given in (_FIGURES | {name: value}).items() for word in (option, given)]
     code, out, err = run("report", "break-even", *words)
     assert (code, out) == (2, "") and told in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("option", "known"), [(("--gpu", "h200"), "h100-8b-fp16"), (("--policies", "product,best"), "always_local")]
+)
+def test_a_name_that_nobody_knows_is_wrong_use(run: Any, tmp_path: Path, option: tuple[str, str], known: str) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n0,100,10\n")
+    code, out, err = run("simulate", "--trace", str(trace), *option)
+    assert (code, out) == (2, "") and known in err
 
 
 def test_break_even_where_the_api_is_free_is_never_and_has_no_load(run: Any) -> None:
