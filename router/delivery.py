@@ -119,7 +119,7 @@ async def _try(attempt: Attempt, bill: Settlement, deps: Deps) -> PlainReply | P
     try:
         if not chat.stream:
             plain = await provider.complete(call)
-            seen = 0 if plain.usage is not None else deps.tokens.count([plain.output_text], messages=0)[0]
+            seen = deps.tokens.count([plain.output_text], messages=0)[0] if plain.output_text else 0
             bill.close(Outcome.OK, usage=plain.usage, output_tokens_seen=seen)
             return plain
         stream = await provider.open_stream(call)

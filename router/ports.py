@@ -76,7 +76,7 @@ class ProviderCall:
 class PlainReply:
     """A complete answer: the body as the upstream sent it, and what we read in it.
 
-    `output_text` is filled only when the upstream told no usage, so that its tokens can be counted.
+    `output_text` is filled only when the upstream told no usage, or one beyond its size, so that tokens can be counted.
     """
 
     body: bytes

@@ -260,7 +260,8 @@ class Settlement:
             current.ticket.end(ok=outcome is Outcome.OK)
         candidate = current.attempt.candidate
         if usage is not None and not self._believable(candidate, usage):
-            estimate = self._estimated_usage(candidate, output_tokens_seen)
+            told = usage.output_tokens if usage.output_tokens <= self._most_tokens(candidate) else 0
+            estimate = self._estimated_usage(candidate, output_tokens_seen or told)
             usage = replace(estimate, flags=(*estimate.flags, Flag.USAGE_INCONSISTENT))
         if usage is None and outcome in _MAY_HAVE_WORKED and not self._queued(current):
             usage = self._estimated_usage(candidate, output_tokens_seen)
@@ -312,8 +313,11 @@ class Settlement:
 
     def _believable(self, candidate: Candidate, usage: TokenUsage) -> bool:
         """Whether a model of this size can have read and written so much; one absurd report must not empty a budget."""
-        most = _BELIEVED_WINDOWS * max(candidate.context_window_tokens, _WIDE_WINDOW_TOKENS)
+        most = self._most_tokens(candidate)
         return usage.input_tokens <= most and usage.output_tokens <= most * self.case.facts.n
+
+    def _most_tokens(self, candidate: Candidate) -> int:
+        return _BELIEVED_WINDOWS * max(candidate.context_window_tokens, _WIDE_WINDOW_TOKENS)
 
     def _input_tokens(self, candidate: Candidate) -> int:
         ratio = self.case.snapshot.input_token_ratio.get(candidate.name, 1.0)

@@ -26,5 +26,6 @@ def read_plain(body: bytes) -> PlainReply:
     messages = [choice.message for choice in plain.choices if choice.message is not None]
     saw_output = any(message.content not in NOTHING or message.carries_more() for message in messages)
     usage = usage_from(plain.usage, saw_output=saw_output)
-    text = output_text(plain) if usage is None else ""
+    # more tokens than the answer has bytes may turn out to be beyond belief: then its text is what can be counted
+    text = output_text(plain) if usage is None or usage.output_tokens > len(body) else ""
     return PlainReply(body=body, usage=usage, finish_reason=plain.choices[0].finish_reason, output_text=text)
