@@ -12,7 +12,7 @@ from local_llm.nvml import Nvml
 from router.checks import Check, State
 from router.commands import doctor_checks as look
 from router.commands.doctor_classifier import classifier
-from router.commands.doctor_gpu import GpuLook, engine_start
+from router.commands.doctor_gpu import GpuLook, engine_start, utilization_caps
 from router.commands.output import Format, write_json, write_rows
 from router.errors import ConfigError
 from router.settings import Settings, load_settings
@@ -40,6 +40,7 @@ def examine(
         *look.local_tier(settings),
         *look.gpus(seen.readings, seen.problem),
         *engine_start(settings, seen, environ, asked=False),
+        *utilization_caps(settings, seen),
         *look.api_tiers(settings),
         *look.price_rows(settings, at_utc),
         *look.database(settings),
@@ -56,6 +57,7 @@ def examine_start(settings: Settings, *, seen: GpuLook, environ: Mapping[str, st
         *look.local_tier(settings),
         *look.gpus(seen.readings, seen.problem),
         *engine_start(settings, seen, environ, asked=True),
+        *utilization_caps(settings, seen),
     ]
 
 

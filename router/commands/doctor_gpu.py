@@ -48,6 +48,17 @@ def engine_start(settings: Settings, seen: GpuLook, environ: Mapping[str, str], 
             yield from _memory(local, cards, environ, asked=asked)
 
 
+def utilization_caps(settings: Settings, seen: GpuLook) -> Iterator[Check]:
+    """Engines under `max_gpu_utilization_ratio` whose cards do not tell it: what is not known counts as full."""
+    told = [gpu.utilization_ratio is not None for gpu in seen.readings]
+    for local in settings.tiers.engines:
+        if local.max_gpu_utilization_ratio is not None and not any(told):
+            why = seen.problem or "no card tells its utilisation"
+            detail = f"{why}, so max_gpu_utilization_ratio keeps every request from it (METRICS_STALE)"
+            cure = f"remove {local.where}.max_gpu_utilization_ratio, or run where NVML answers"
+            yield Check(_called(local, "utilisation cap"), State.WARN, detail, cure)
+
+
 def _called(local: LocalSettings, what: str) -> str:
     return f"engine {what}" if local.name is None else f"engine {local.name} {what}"
 

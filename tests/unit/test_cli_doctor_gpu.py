@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,15 @@ def test_no_driver_fails_with_the_cure(executable: Path) -> None:
     check = found(executable, problem="no NVIDIA driver on this machine")["engine driver"]
     assert (check.state, check.detail) == (State.FAIL, "no NVIDIA driver on this machine")
     assert "nvidia-smi" in check.cure
+
+
+def test_a_utilisation_cap_that_nothing_can_be_held_against_is_told(executable: Path) -> None:
+    cap = ", max_gpu_utilization_ratio: 0.8"
+    silent = found(executable, H100, more=cap)["engine utilisation cap"]
+    assert silent.state is State.WARN and "keeps every request from it (METRICS_STALE)" in silent.detail
+    assert "tiers.local.max_gpu_utilization_ratio" in silent.cure
+    assert "engine utilisation cap" not in found(executable, replace(H100, utilization_ratio=0.3), more=cap)
+    assert "engine utilisation cap" not in found(executable, H100)
 
 
 def test_a_driver_too_old_for_the_engine_fails(executable: Path) -> None:
