@@ -50,6 +50,7 @@ _RATIO_DECAY = 0.98
 _RATIO_MIN, _RATIO_MAX = 0.25, 4.0
 _RATIO_FROM_TOKENS = 200
 _ROOM_POLL_S = 0.05
+_KV_USAGE = "kv_cache_usage_ratio"
 _TOO_SLOW = frozenset({Reject.SATURATED_TTFT, Reject.SATURATED_TPOT, Reject.SATURATED_PREFILL_BURST})
 
 
@@ -60,8 +61,8 @@ class EngineRoom:
     `coefficients` are where it starts; what is seen of its answers corrects them (the books stay on the fixed ones).
     With `careful` it counts as slower than that until the first answers have been seen. `process` gives (state,
     problem) now; `reading` and `gpus` give the last readings, or `None` if there never was one. With `metrics_optional`
-    an engine that never told any metrics is not held to them; once it has, it is. `wake` wakes one that we put to
-    sleep; `None` where we never do.
+    an engine that never told any metrics is not held to them; once it has, it is, and so with its KV usage. `wake`
+    wakes one that we put to sleep; `None` where we never do.
     """
 
     coefficients: EngineCoefficients
@@ -99,6 +100,10 @@ class EngineRoom:
         gpus, reading, limits = self.gpus(), self.reading(), self.limits
         if reading is not None and reading.kv_tokens is not None and reading.kv_tokens != limits.kv_tokens:
             limits = self.limits = replace(limits, kv_tokens=reading.kv_tokens)
+        known = self.metrics_optional and reading is not None and reading.kv_cache_usage_ratio is not None
+        if known and _KV_USAGE not in self.metrics_required:
+            # not every engine tells it; one that did and stops is in trouble
+            self.metrics_required = (*self.metrics_required, _KV_USAGE)
         untold = self.metrics_optional and reading is None
         return LocalSnapshot(
             state=state,
