@@ -23,7 +23,8 @@ from router.core.virtual_models import TargetKind, resolve
 from router.delivery import AnswerMeta, PlainAnswer, StreamAnswer, answer_meta, deliver
 from router.errors import RouterError
 from router.ports import Deps, Judgement, PlainReply
-from router.settlement import Case, Settlement, outcome_of_exit, refused_record
+from router.records import Case, refused_record
+from router.settlement import Settlement, outcome_of_exit
 
 _TOKENS_PER_IMAGE = 800
 _WAKE_ABOVE_U = 0.5

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from hashlib import sha256
 
-from classifier.datamodels import RequestFeatures
 from router.core.charges import api_charge, local_charge
-from router.core.chat import ChatRequest
 from router.core.datamodels import (
     Attempt,
     AttemptOpened,
@@ -21,11 +18,6 @@ from router.core.datamodels import (
     Flag,
     Hold,
     Outcome,
-    PolicyConfig,
-    Reason,
-    RequestFacts,
-    RoutingRecord,
-    Snapshot,
     Tier,
     TokenUsage,
     WorkDone,
@@ -43,8 +35,7 @@ from router.errors import (
     UpstreamTimeout,
 )
 from router.ports import Deps, LocalTicket
-
-SCHEMA_VERSION = 1
+from router.records import Case, record_of
 
 # Most specific first; what is not listed is UNAVAILABLE.
 _OUTCOME_OF: tuple[tuple[type[UpstreamError], Outcome], ...] = (
@@ -76,20 +67,6 @@ def outcome_of_exit(error: BaseException) -> Outcome:
 def outcome_of(error: UpstreamError) -> Outcome:
     """The label of a provider's error."""
     return next((outcome for kind, outcome in _OUTCOME_OF if isinstance(error, kind)), Outcome.UNAVAILABLE)
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One request as it stands once it is decided; what every later step may look at."""
-
-    chat: ChatRequest
-    facts: RequestFacts
-    features: RequestFeatures
-    decision: Decision
-    snapshot: Snapshot
-    cfg: PolicyConfig
-    received_at_utc: datetime
-    world: bytes
 
 
 @dataclass(slots=True)
@@ -360,7 +337,13 @@ class Settlement:
         if self._ticket is not None:
             self._ticket.end(ok=False)
         self.deps.budgets.settle(reserved_nanousd=self._held_nanousd, spent_nanousd=self.cash_nanousd)
-        record = self._record(outcome)
+        record = record_of(
+            self.case,
+            self.records,
+            outcome,
+            duration_s=self.deps.clock.now_s() - self.case.facts.received_at_s,
+            keep_text=self.deps.store_prompts,
+        )
         if self._hold_open:
             self.deps.ledger.settle(record, hold_open=True)
         overhead_s = max(0.0, record.duration_s - self.upstream_s)
@@ -369,83 +352,6 @@ class Settlement:
     def overhead_s(self) -> float:
         """Time spent so far that was not spent waiting for an upstream."""
         return max(0.0, self.deps.clock.now_s() - self.case.facts.received_at_s - self.upstream_s)
-
-    def _reason(self) -> Reason | None:
-        decision = self.case.decision
-        if self.records and decision.chosen is not None and self.records[-1].candidate != decision.chosen.name:
-            return Reason.FALLBACK_AFTER_ERROR
-        return decision.reason
-
-    def _record(self, outcome: Outcome) -> RoutingRecord:
-        case, facts = self.case, self.case.facts
-        last = self.records[-1] if self.records else None
-        keep_text = self.deps.store_prompts
-        return RoutingRecord(
-            schema_version=SCHEMA_VERSION,
-            request_id=facts.request_id,
-            tenant=facts.tenant,
-            received_at_utc=case.received_at_utc,
-            requested_model=case.chat.requested_model,
-            stream=case.chat.stream,
-            features=case.features,
-            score=case.decision.score,
-            decision=case.decision,
-            attempts=tuple(self.records),
-            outcome=outcome,
-            usage=last.usage if last is not None else None,
-            cost_nanousd=self.cost_nanousd,
-            duration_s=self.deps.clock.now_s() - facts.received_at_s,
-            first_token_s=last.first_token_s if last is not None else None,
-            exploration_probability=case.decision.exploration_probability,
-            prompt_sha256=prompt_sha256(case.chat),
-            prompt_text=prompt_text(case.chat) if keep_text else None,
-            reason=self._reason(),
-            session=facts.session,
-            world=case.world,
-            moment=case.decision.moment,
-        )
-
-
-def prompt_sha256(chat: ChatRequest) -> str:
-    """Hash of the conversation as it came; what is kept of a prompt unless its text is asked for."""
-    return sha256(bytes(chat.fields["messages"])).hexdigest()
-
-
-def prompt_text(chat: ChatRequest) -> str:
-    """The conversation as it is kept where texts are: its messages as JSON, or with images only the texts."""
-    return "\n".join(chat.texts) if chat.has_images else bytes(chat.fields["messages"]).decode()
-
-
-def refused_record(
-    chat: ChatRequest,
-    facts: RequestFacts,
-    features: RequestFeatures,
-    decision: Decision,
-    *,
-    received_at_utc: datetime,
-    duration_s: float,
-) -> RoutingRecord:
-    """The record of a request that nobody could answer: no attempt, no cost, but the reasons."""
-    return RoutingRecord(
-        schema_version=SCHEMA_VERSION,
-        request_id=facts.request_id,
-        tenant=facts.tenant,
-        received_at_utc=received_at_utc,
-        requested_model=chat.requested_model,
-        stream=chat.stream,
-        features=features,
-        score=decision.score,
-        decision=decision,
-        attempts=(),
-        outcome=Outcome.NO_ROUTE,
-        usage=None,
-        cost_nanousd=0,
-        duration_s=duration_s,
-        first_token_s=None,
-        exploration_probability=0.0,
-        prompt_sha256=prompt_sha256(chat),
-        session=facts.session,
-    )
 
 
 def expected_cost_nanousd(decision: Decision, candidate: Candidate, spent_nanousd: int) -> int:

@@ -30,7 +30,8 @@ from router.delivery import deliver
 from router.errors import RouterError
 from router.learning_loop.answers import Answer, of_body
 from router.ports import Deps, PlainReply, Telemetry
-from router.settlement import Case, Settlement, outcome_of_exit
+from router.records import Case
+from router.settlement import Settlement, outcome_of_exit
 
 MAX_TIGHTNESS = 0.5
 SPARE_BUDGET_RATIO = 0.1
