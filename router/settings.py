@@ -19,7 +19,8 @@ from pydantic_core import ErrorDetails
 from router.errors import ConfigError
 from router.settings_build import API_KEY_ENV, build_classifier, build_learning, build_policy, build_server
 from router.settings_checks import Secrets, did_you_mean
-from router.settings_schema import ConfigFile, Section
+from router.settings_fields import Section
+from router.settings_schema import ConfigFile
 from router.settings_tiers import build_tiers
 from router.settings_types import (
     QUALITY_TARGETS,

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 from router.core.judgements import OVERHEAD_TENANT_PREFIX
 from router.settings_checks import Note, Secrets, is_loopback, mask_password
-from router.settings_schema import ClassifierFile, LearningFile, PolicyFile, ServerFile
+from router.settings_schema import PolicyFile, ServerFile
+from router.settings_schema_learning import ClassifierFile, LearningFile
 from router.settings_types import (
     QUALITY_TARGETS,
     AuthKey,

@@ -20,6 +20,7 @@ from local_llm.embedded import DEFAULT_SLOT_CONTEXT_TOKENS, DEFAULT_SLOTS, MODEL
 from local_llm.launch import cards_needed, named
 from router.core.hardware import OwnedHardware, share_of_card
 from router.settings_checks import Note, Secrets, check_base, check_name, did_you_mean, is_loopback
+from router.settings_fields import Section
 from router.settings_schema import (
     CoefficientsFile,
     EngineFile,
@@ -27,7 +28,6 @@ from router.settings_schema import (
     NamedEngineFile,
     OwnedFile,
     RentedFile,
-    Section,
 )
 from router.settings_types import Engine, Hardware, LaunchSettings, LocalSettings, RentedHardware
 from router.settings_yaml import Path, show_path

@@ -10,35 +10,23 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
 
-from router.core.dated_prices import MAX_USD_PER_MTOK
-
-
-def _no_bool(value: Any) -> Any:
-    """`port: true` is a mistake, not port 1."""
-    if isinstance(value, bool):
-        raise ValueError("should be a number, not true or false")
-    return value
-
-
-_Number = BeforeValidator(_no_bool)
-Count = Annotated[int, _Number, Field(ge=1)]
-Seconds = Annotated[float, _Number, Field(gt=0, le=86_400)]
-Ratio = Annotated[float, _Number, Field(ge=0, le=1)]
-PositiveRatio = Annotated[float, _Number, Field(gt=0, le=1)]
-StepSeconds = Annotated[float, _Number, Field(ge=0, le=60)]
-Usd = Annotated[Decimal, _Number, Field(ge=0, le=Decimal(1_000_000_000))]
-UsdPerMtok = Annotated[Decimal, _Number, Field(ge=0, le=MAX_USD_PER_MTOK)]
-MigSlices = Annotated[int, _Number, Field(ge=1, le=7)]
-Text = Annotated[str, Field(min_length=1, max_length=500)]
-EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,199}$")]
-
-
-class Section(BaseModel):
-    """Base of every section: frozen, no unknown keys, no infinities."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+from router.settings_fields import (
+    Count,
+    EnvName,
+    MigSlices,
+    Number,
+    PositiveRatio,
+    Ratio,
+    Seconds,
+    Section,
+    StepSeconds,
+    Text,
+    Usd,
+    UsdPerMtok,
+)
+from router.settings_schema_learning import ClassifierFile, LearningFile
 
 
 class AuthKeyFile(Section):
@@ -70,7 +58,7 @@ class ServerFile(Section):
     """The gateway's own process."""
 
     host: Text = Field("127.0.0.1", description="address to listen on; anything but loopback requires a key")
-    port: Annotated[int, _Number, Field(ge=0, le=65_535)] = Field(
+    port: Annotated[int, Number, Field(ge=0, le=65_535)] = Field(
         8080, description="port to listen on, 0..65535; 0 takes any free one"
     )
     database_url: Text | None = Field(
@@ -84,11 +72,11 @@ class ServerFile(Section):
         None, description="environment variable that holds the database URL, for a URL with a password"
     )
     data_dir: Text = Field("./data", description="folder of everything the gateway writes")
-    max_body_bytes: Annotated[int, _Number, Field(ge=1_024, le=1_000_000_000)] = Field(
+    max_body_bytes: Annotated[int, Number, Field(ge=1_024, le=1_000_000_000)] = Field(
         20_000_000, description="largest request body in bytes, as sent and as unpacked"
     )
     body_timeout_s: Seconds = Field(10.0, description="seconds in which a request body must have arrived")
-    drain_grace_s: Annotated[float, _Number, Field(ge=0, le=3_600)] = Field(
+    drain_grace_s: Annotated[float, Number, Field(ge=0, le=3_600)] = Field(
         30.0, description="seconds that running requests get to finish after SIGTERM"
     )
     store_prompts: bool = Field(
@@ -106,7 +94,7 @@ class TimeoutsFile(Section):
     )
     idle_s: Seconds = Field(20.0, description="seconds of silence after which a call counts as broken")
     total_s: Seconds = Field(120.0, description="seconds a request may take, all its attempts together")
-    min_tokens_per_s: Annotated[float, _Number, Field(ge=0, le=1_000)] = Field(
+    min_tokens_per_s: Annotated[float, Number, Field(ge=0, le=1_000)] = Field(
         0.25, description="tokens per second below which a stream counts as a trickle and is given up; 0 allows any"
     )
 
@@ -114,7 +102,7 @@ class TimeoutsFile(Section):
 class SleepFile(Section):
     """Putting a vLLM that nobody uses to sleep. Read docs/gpu-server.md first: its endpoints open the engine to all."""
 
-    after_idle_s: Annotated[float, _Number, Field(ge=1, le=604_800)] = Field(
+    after_idle_s: Annotated[float, Number, Field(ge=1, le=604_800)] = Field(
         900.0, description="seconds without a request after which the engine is put to sleep; the next one wakes it"
     )
 
@@ -126,7 +114,7 @@ class LaunchFile(Section):
     gpu_memory_utilization: PositiveRatio = Field(
         0.9, description="share of the GPU's memory that vLLM takes, 0..1 (its --gpu-memory-utilization)"
     )
-    gpus: tuple[Annotated[int, _Number, Field(ge=0, le=255)], ...] | None = Field(
+    gpus: tuple[Annotated[int, Number, Field(ge=0, le=255)], ...] | None = Field(
         None,
         description=(
             "cards that the engine works on, numbered as nvidia-smi does: [0], [0, 1], or [] for none; vllm sees no "
@@ -167,24 +155,24 @@ class OwnedFile(Section):
     kind: Literal["owned"] = Field("owned", description="owned")
     purchase_usd: Usd | None = Field(None, description="purchase price in USD; required")
     residual_usd: Usd | None = Field(None, description="what it will sell for at the end in USD; required")
-    years: Annotated[Decimal, _Number, Field(gt=0, le=50)] | None = Field(None, description="years of use; required")
-    discount_rate_ratio: Annotated[Decimal, _Number, Field(ge=0, le=1)] | None = Field(
+    years: Annotated[Decimal, Number, Field(gt=0, le=50)] | None = Field(None, description="years of use; required")
+    discount_rate_ratio: Annotated[Decimal, Number, Field(ge=0, le=1)] | None = Field(
         None, description="yearly cost of capital, 0.08 for 8 %; required"
     )
-    availability_ratio: Annotated[Decimal, _Number, Field(gt=0, le=1)] | None = Field(
+    availability_ratio: Annotated[Decimal, Number, Field(gt=0, le=1)] | None = Field(
         None, description="share of the hours in which it works, 0..1; required"
     )
-    power_kw: Annotated[Decimal, _Number, Field(ge=0, le=10_000)] | None = Field(
+    power_kw: Annotated[Decimal, Number, Field(ge=0, le=10_000)] | None = Field(
         None,
         description=(
             "average draw in kW (a guess: 0.6 of the rated power): what standard costs rest on, and what is invoiced "
             "while the cards' own energy counters cannot be read; required"
         ),
     )
-    pue_ratio: Annotated[Decimal, _Number, Field(ge=1, le=10)] | None = Field(
+    pue_ratio: Annotated[Decimal, Number, Field(ge=1, le=10)] | None = Field(
         None, description="power usage effectiveness of the room, 1 or more; required"
     )
-    usd_per_kwh: Annotated[Decimal, _Number, Field(ge=0, le=100)] | None = Field(
+    usd_per_kwh: Annotated[Decimal, Number, Field(ge=0, le=100)] | None = Field(
         None, description="price of electricity in USD per kWh; required"
     )
     colo_usd_per_hour: Usd | None = Field(None, description="rent for rack and cooling in USD an hour; required")
@@ -214,7 +202,7 @@ class CoefficientsFile(Section):
     c_prefill_s: StepSeconds | None = Field(None, description="seconds per prompt token; required")
     c_att_s: StepSeconds = Field(0.0, description="seconds per prompt token and context token; default 0")
     api_s: StepSeconds = Field(0.0, description="seconds of the front end before every first token; default 0")
-    practical_batch: Annotated[float, _Number, Field(ge=1, le=100_000)] = Field(
+    practical_batch: Annotated[float, Number, Field(ge=1, le=100_000)] = Field(
         100.0, description="sequences over which the reading of the weights is spread when work is priced; default 100"
     )
 
@@ -385,71 +373,6 @@ class PolicyFile(Section):
     )
     exploration_budget_usd_per_day: Usd = Field(
         Decimal(1), description="most that exploring may cost in USD a day (UTC) above the usual choice, in expectation"
-    )
-
-
-class ShadowFile(Section):
-    """Shadow runs: some requests are also sent to another tier, beside the answer, to learn how good it would be."""
-
-    ratio: Ratio = Field(
-        0.0,
-        description=(
-            "share of requests sent to another tier as well after their answer is out, 0..1; never local-only or "
-            "pinned ones; default 0: none"
-        ),
-    )
-    budget_usd_per_day: Usd = Field(Decimal(1), description="most that shadow runs may cost in USD a day (UTC)")
-    max_concurrent: Annotated[int, _Number, Field(ge=1, le=64)] = Field(
-        2, description="shadow runs and judgements at a time; what would be more is dropped"
-    )
-
-
-class JudgeFile(Section):
-    """A model that judges the two answers of a shadow run, blind and in both orders."""
-
-    model: Text | None = Field(
-        None, description="name of a configured model; default none: shadow runs are judged by exact checks only"
-    )
-    ratio: Ratio = Field(1.0, description="share of shadow runs that are judged, 0..1")
-    budget_usd_per_day: Usd = Field(Decimal(1), description="most that judging may cost in USD a day (UTC)")
-
-
-class LearningFile(Section):
-    """How the gateway finds out how good answers are, besides feedback. Nothing of it delays an answer."""
-
-    shadow: ShadowFile = Field(ShadowFile(), description="shadow runs")
-    judge: JudgeFile = Field(JudgeFile(), description="a model that judges")
-    exact_checks: bool = Field(
-        False, description="check answers that have a form to keep: JSON, a schema, the arguments of tool calls"
-    )
-    exclude_tenants: tuple[Text, ...] = Field(
-        (), description="tenants whose requests are never shadowed, judged, checked or exported as labels"
-    )
-
-
-class ClassifierFile(Section):
-    """What says how likely each tier's answer is adequate."""
-
-    model: Text = Field(
-        "auto",
-        description=(
-            "auto: the promoted model, else the shipped one; shipped: that one whatever was promoted; heuristic: "
-            "length and a few patterns, uncalibrated; else the folder of a trained model"
-        ),
-    )
-    registry_dir: Text | None = Field(
-        None,
-        description="folder of promoted models, which serve watches and promote writes to; default models in data_dir",
-    )
-    confidence_ratio: Annotated[float, _Number, Field(ge=0.5, lt=1)] = Field(
-        0.9, description="how sure to be that a quality target is kept on requests like those of the model's sample"
-    )
-    max_score_s: Seconds = Field(
-        0.05,
-        description=(
-            "seconds a score may take; a model that takes longer several times in a row is left out for a while, and "
-            "the heuristic scores"
-        ),
     )
 
 

@@ -17,8 +17,9 @@ from pydantic_core import PydanticUndefined
 
 from local_llm.coefficients import PRESETS
 from router.settings import NOT_ACTED_ON
+from router.settings_fields import Section
 from router.settings_hosts import PROVIDERS
-from router.settings_schema import ConfigFile, Section
+from router.settings_schema import ConfigFile
 
 _HEAD = """# Configuration
 
