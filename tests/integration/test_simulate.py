@@ -118,9 +118,9 @@ def test_twice_as_fast_is_twice_as_full(capsys: pytest.CaptureFixture[str], trac
         (("--trace", "TRACE", "--from-log"), 2, "give either --trace"),
         (("--trace", "TRACE", "--rate", "1", "--scale", "2"), 2, "not both"),
         (("--trace", "TRACE", "--rate", "0"), 2, "more than 0"),
-        (("--trace", "TRACE", "--gpu", "abacus"), 1, "h100-8b-fp16"),
-        (("--trace", "TRACE", "--start-coefficients", "abacus"), 1, "h100-8b-fp16"),
-        (("--trace", "TRACE", "--policies", "luck"), 1, "waiting0"),
+        (("--trace", "TRACE", "--gpu", "abacus"), 2, "h100-8b-fp16"),
+        (("--trace", "TRACE", "--start-coefficients", "abacus"), 2, "h100-8b-fp16"),
+        (("--trace", "TRACE", "--policies", "luck"), 2, "waiting0"),
         (("--trace", "nowhere.csv"), 2, "nowhere.csv"),
     ],
 )
