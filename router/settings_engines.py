@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from hashlib import blake2b
 from pathlib import Path as FilePath
 from typing import Any
 from urllib.parse import urlsplit
@@ -47,6 +48,7 @@ _SAID_ELSEWHERE = {
     "--served-model-name": "the gateway asks for the model by the name in `model`",
     "--max-model-len": "say it in context_window_tokens",
     "--max-num-seqs": "say it in max_num_seqs",
+    "--max-num-batched-tokens": "it follows from the coefficients and slo.tpot_s, and admission rests on it",
     "--gpu-memory-utilization": "say it in launch.gpu_memory_utilization",
 }
 
@@ -335,8 +337,11 @@ def _coefficients(file: str | CoefficientsFile | None, embedded: bool, place: _P
     if file.t0_s is None or file.c_seq_s is None or file.c_kv_s is None or file.c_prefill_s is None:
         note(path, "needs t0_s, c_seq_s, c_kv_s and c_prefill_s, or the name of a preset")
         return default
+    if not any((file.t0_s, file.c_seq_s, file.c_kv_s, file.c_prefill_s)):
+        note(path, "says that nothing takes any time: every answer would cost 0; measure with calibrate-engine")
+        return default
     return EngineCoefficients(
-        name="config",
+        name=f"config-{_digest(file)}",
         t0_s=file.t0_s,
         c_seq_s=file.c_seq_s,
         c_kv_s=file.c_kv_s,
@@ -346,3 +351,9 @@ def _coefficients(file: str | CoefficientsFile | None, embedded: bool, place: _P
         calibrated=True,
         api_s=file.api_s,
     )
+
+
+def _digest(file: CoefficientsFile) -> str:
+    """Names figures given by hand, so that charges made with others can be told apart."""
+    figures = file.model_dump_json(exclude_none=True)
+    return blake2b(figures.encode(), digest_size=4).hexdigest()

@@ -94,12 +94,13 @@ class AnyHistory(RuleBasedStateMachine):
         self.open.append(self.loop.create_task(call()))
         self.do(asyncio.sleep(0.005))
 
-    @precondition(lambda self: any(not task.done() for task in self.open))
     @rule(which=st.integers(0, 100))
     def hang_up(self, which: int) -> None:
+        # No precondition: who still waits hangs on real time, and a history must be the same whenever it is played.
         still = [task for task in self.open if not task.done()]
-        still[which % len(still)].cancel()
-        self.do(asyncio.sleep(0.002))
+        if still:
+            still[which % len(still)].cancel()
+            self.do(asyncio.sleep(0.002))
 
     @rule(seconds=st.sampled_from([0.01, 0.05, 0.15]))
     def let_time_pass(self, seconds: float) -> None:

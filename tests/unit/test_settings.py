@@ -261,6 +261,12 @@ policy: {preset: best}
             "needs t0_s, c_seq_s",
         ),
         (
+            "tiers: {local: {engine: embedded, coefficients: {t0_s: 0, c_seq_s: 0, c_kv_s: 0, c_prefill_s: 0}}}",
+            {},
+            "1: tiers.local.coefficients",
+            "nothing takes any time",
+        ),
+        (
             "tiers: {local: {engine: embedded, hardware: {kind: owned, purchase_usd: 3}}}",
             {},
             "1: tiers.local.hardware",
