@@ -17,7 +17,7 @@ from classifier import registry
 from classifier.calibrate import TokenPrices, nu_for_target, threshold_for_share
 from classifier.heuristic import HeuristicScorer
 from classifier.registry import load_serving_scorer, shipped_folder
-from classifier.rows import open_text, request_features
+from classifier.rows import open_text, request_features, row_of
 from classifier.scorer import TrainedScorer
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def _told() -> Iterator[None]:
         raise UsageError(f"{error.filename}: no such file") from error
     except (UsageError, LearningError):
         raise
+    except registry.FolderTaken as error:
+        raise UsageError(str(error)) from error
     except (OSError, ValueError) as error:  # DatasetError, TrainingError, NoOverlap, ModelRefused are ValueErrors
         raise LearningError(str(error)) from error
     except ModuleNotFoundError as error:
@@ -68,6 +70,8 @@ def classify(
         if not source.is_file():
             raise UsageError(f"{source}: no such file")
         bound: dict[tuple[tuple[str, str], ...], TrainedScorer] = {}
+        if target.exists() and target.samefile(source):
+            raise UsageError(f"{target}: is the input too; write the predictions to another file")
         done = failed = 0
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("w", encoding="utf-8") as out:
@@ -90,7 +94,7 @@ def _classified(
 ) -> dict[str, Any]:
     request_id = None
     try:
-        row = json.loads(line)
+        row = row_of(line)
         request_id = row.get("request_id")
         models = {str(t): str(m) for t, m in (row.get("models") or {}).items()}
         key = tuple(sorted(models.items()))
@@ -141,6 +145,8 @@ def train(
             "rows": summary.rows_kept,
             "tiers": list(manifest.tiers),
             "metrics": dict(manifest.metrics),
+            "rows_duplicate": summary.rows_duplicate,
+            "rows_contradictory": summary.rows_contradictory,
             "warnings": [*summary.warnings, *manifest.data["training_warnings"]],  # type: ignore[misc]
         }
 

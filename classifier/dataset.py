@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifier.datamodels import DatasetSummary, LabelledExample
-from classifier.rows import open_text, parse_row
+from classifier.rows import open_text, parse_row, row_of
 
 MAX_INVALID_SHARE = 0.05
 MAX_ROWS = 100_000
@@ -81,7 +80,7 @@ def read_labels(
         try:
             if len(line) > MAX_LINE_CHARS:
                 raise ValueError("the line is too long")
-            sample.offer(parse_row(json.loads(line)))
+            sample.offer(parse_row(row_of(line)))
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             invalid += 1
             if len(problems) < SHOWN_PROBLEMS:

@@ -38,6 +38,7 @@ POINTER = "current.json"
 SHIPPED = "shipped"
 GOLDEN_TOLERANCE = 1e-9
 STEM_BYTES = 8
+CARD_FILES = ("card.md", "cost_quality.png", "reliability.png")
 
 TRUSTED_TYPES = (
     "classifier.novelty.Neighbourhood",
@@ -65,6 +66,10 @@ class ModelMissing(ModelRefused):
 
 class ModelTampered(ModelRefused):
     """A file is not the one the manifest names, or does not score as the manifest says: damaged, or worse."""
+
+
+class FolderTaken(ValueError):
+    """A model was to be written where something else is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +132,19 @@ def _checked(folder: Path, manifest: ModelManifest, name: str) -> Path:
 
 
 def load_scorer(folder: Path, models: Mapping[str, str] | None = None) -> TrainedScorer:
-    """The serving form of a model folder, after all checks. Imports no sklearn. Raises `ModelRefused`."""
+    """The serving form of a model folder, after all checks, of its other files too. Raises `ModelRefused`.
+
+    Imports no sklearn.
+    """
     manifest = read_manifest(folder)
     if manifest.feature_version != FEATURE_VERSION:
         raise ModelRefused(
             f"{folder.name}: made for feature version {manifest.feature_version}, not {FEATURE_VERSION}; train again"
         )
     data = _checked(folder, manifest, SERVING).read_bytes()
+    for name in (ESTIMATOR, CALIBRATION, STEMS, HELD_OUT):  # not needed to score, but who changed one may have more
+        if name in manifest.files and (folder / name).is_file():
+            _checked(folder, manifest, name)
     try:
         scorer = TrainedScorer.from_bytes(data, models)
     except (ServingFormatError, ValueError, IndexError, TypeError) as error:
@@ -162,7 +173,7 @@ def check_golden(name: str, scorer: TrainedScorer, manifest: ModelManifest) -> N
     if len(got) != len(manifest.golden_scores):
         raise ModelRefused(f"{name}: made with other golden inputs; train again")
     for number, (mine, written) in enumerate(zip(got, manifest.golden_scores, strict=True)):
-        far = [t for t in mine if abs(mine[t] - written.get(t, 2.0)) > GOLDEN_TOLERANCE]
+        far = [t for t in mine if not abs(mine[t] - written.get(t, 2.0)) <= GOLDEN_TOLERANCE]  # NaN too
         if far:
             raise ModelTampered(
                 f"{name}: golden input {number} no longer gives its score for {far[0]}: not the same model or code"
@@ -212,6 +223,21 @@ def file_hashes(folder: Path) -> dict[str, str]:
     return {
         n: sha256_of(folder / n) for n in (ESTIMATOR, SERVING, CALIBRATION, STEMS, HELD_OUT) if (folder / n).is_file()
     }
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raise `FolderTaken` unless a model may be written at `folder`: nothing is there, or a model and nothing else."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise FolderTaken(f"{folder}: is a file; name a folder for the model")
+    ours = {MANIFEST, ESTIMATOR, SERVING, CALIBRATION, STEMS, HELD_OUT, *CARD_FILES}
+    found = sorted(p.name for p in folder.iterdir())
+    foreign = [name for name in found if name not in ours]
+    if foreign or (found and MANIFEST not in found):
+        raise FolderTaken(
+            f"{folder}: holds {(foreign or found)[0]}, which a new model would replace; name a new or empty folder"
+        )
 
 
 class Registry:

@@ -9,8 +9,10 @@ logs of a running gateway `taken_tier`, `exploration_probability` (of the tier t
 from __future__ import annotations
 
 import gzip
+import json
 import math
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,17 +23,35 @@ from classifier.features import features
 
 _OPTIONS = re.compile(r"\n[A-P][.)] .*", re.DOTALL)
 _NOT_WORD = re.compile(r"[\W_]+")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _CHARS_PER_TOKEN = 4
+_MAX_COUNT = 1_000_000_000  # of tokens; what is more is no count
 
 
 def open_text(path: Path) -> Iterator[str]:
-    """Lines of a file, unpacked if its name ends in .gz."""
-    if path.suffix == ".gz":
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            yield from file
-    else:
-        with path.open(encoding="utf-8") as file:
-            yield from file
+    """Lines of a file, unpacked if its name ends in .gz. Bytes that are no UTF-8 come as lone surrogates.
+
+    Raises OSError where the file cannot be read to its end: damaged or cut short.
+    """
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape") as file:
+                yield from file
+        else:
+            with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+                yield from file
+    except (EOFError, zlib.error) as error:
+        raise OSError(f"{path.name}: damaged or cut short: {error}") from error
+
+
+def row_of(line: str) -> dict[str, Any]:
+    """The JSON object in a line; raises ValueError (or RecursionError) where there is none."""
+    if not line.isascii() and _LONE_SURROGATE.search(line):  # a valid file has them only as \u escapes
+        raise ValueError("the line is not UTF-8")
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise ValueError("not a JSON object")
+    return row
 
 
 def request_features(row: Mapping[str, Any]) -> RequestFeatures:
@@ -42,20 +62,26 @@ def request_features(row: Mapping[str, Any]) -> RequestFeatures:
     texts = [_content(m.get("content")) for m in messages]
     roles = [m.get("role") for m in messages]
     users = [t for t, role in zip(texts, roles, strict=True) if role == "user"]
-    known_tokens = row.get("input_tokens")
+    known_tokens = _count(row.get("input_tokens"))
     response_format = row.get("response_format")
     return features(
         texts=texts,
         system_text="\n".join(t for t, role in zip(texts, roles, strict=True) if role in ("system", "developer")),
         last_user_text=users[-1] if users else "",
         turns=len(users),
-        input_tokens=known_tokens if isinstance(known_tokens, int) else sum(map(len, texts)) // _CHARS_PER_TOKEN,
-        input_tokens_estimated=not isinstance(known_tokens, int),
+        input_tokens=known_tokens if known_tokens is not None else sum(map(len, texts)) // _CHARS_PER_TOKEN,
+        input_tokens_estimated=known_tokens is None,
         has_tools=bool(row.get("tools")),
         has_images=any(_has_image(m.get("content")) for m in messages),
         wants_json=isinstance(response_format, dict) and response_format.get("type") in ("json_object", "json_schema"),
-        max_output_tokens=row["max_tokens"] if isinstance(row.get("max_tokens"), int) else None,
+        max_output_tokens=_count(row.get("max_tokens")),
     )
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens as it was given; `None` for anything else."""
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_COUNT
+    return value if is_count else None
 
 
 def _content(content: Any) -> str:
@@ -84,6 +110,8 @@ def parse_row(row: Any) -> LabelledExample:
     if not isinstance(outcomes, dict) or not outcomes:
         raise ValueError("`outcomes` names no tier")
     for tier, quality in outcomes.items():
+        if not tier.strip():
+            raise ValueError("`outcomes` holds a tier without a name")
         if isinstance(quality, bool) or not isinstance(quality, int | float) or not 0.0 <= quality <= 1.0:
             raise ValueError(f"`outcomes.{tier}` is not a number from 0 to 1")
     weight = row.get("weight", 1.0)
@@ -98,7 +126,7 @@ def parse_row(row: Any) -> LabelledExample:
         outcomes={str(t): float(q) for t, q in outcomes.items()},
         domain=str(row.get("domain") or ""),
         models={str(t): str(m) for t, m in (row.get("models") or {}).items()},
-        output_tokens={str(t): float(n) for t, n in (row.get("output_tokens") or {}).items() if n is not None},
+        output_tokens={str(t): _tokens(n, t) for t, n in (row.get("output_tokens") or {}).items() if n is not None},
         weight=float(weight),
         received_at_utc=_instant(received) if received else None,
         label_source=str(row.get("label_source") or ""),
@@ -107,6 +135,12 @@ def parse_row(row: Any) -> LabelledExample:
         conversation=str(row.get("conversation") or ""),
         stem=stem(scored.text),
     )
+
+
+def _tokens(value: Any, tier: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_COUNT:
+        raise ValueError(f"`output_tokens.{tier}` is not a number of tokens")
+    return float(value)
 
 
 def _instant(text: Any) -> datetime:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -76,9 +77,23 @@ class Matrix:
 
 
 def tiers_of(examples: Sequence[LabelledExample]) -> tuple[str, ...]:
-    """Tiers with an outcome, cheapest known first, then others by name."""
-    named = {t for e in examples for t in e.outcomes}
-    return tuple(t for t in TIER_ORDER if t in named) + tuple(sorted(named - set(TIER_ORDER)))
+    """Tiers with an outcome, weakest first: the known ones in their order, others by their mean quality.
+
+    What is first and last counts: reports and dials compare the two. So a `tier/model` stands beside its tier, after
+    `local` and before any other.
+    """
+    quality: dict[str, list[float]] = defaultdict(list)
+    for e in examples:
+        for tier, value in e.outcomes.items():
+            quality[tier].append(value)
+
+    def place(name: str) -> tuple[int, bool, float, str]:
+        tier = name.partition("/")[0]
+        if tier not in TIER_ORDER:
+            return len(TIER_ORDER), False, math.fsum(quality[name]) / len(quality[name]), name
+        return TIER_ORDER.index(tier), (name == tier) != (tier == TIER_ORDER[0]), 0.0, name
+
+    return tuple(sorted(quality, key=place))
 
 
 def as_matrix(examples: Sequence[LabelledExample]) -> Matrix:
@@ -240,11 +255,14 @@ def train(
     keep_held_out: bool = True,
     progress: Progress | None = None,
 ) -> Trained:
-    """Write a model folder at `out`, complete or not at all. Raises `TrainingError`.
+    """Write a model folder at `out`, complete or not at all. Raises `TrainingError`, and `registry.FolderTaken` where
+    something else than a model is there.
 
     The same labels give the same scores. `keep_held_out` stores bounded texts with held-out predictions, which the gate
     compares models on; without it `promote` needs a labels file.
     """
+    out = out.resolve()  # what `.` names is lost when it is replaced
+    registry.check_replaceable(out)
     model, matrix, warnings = fit(examples, seed=seed, progress=progress)
     version = _version(summary, now_utc, seed)
     serving = compile_model(model, version=version, source_models=matrix.source_models)
@@ -256,10 +274,14 @@ def train(
         manifest = _write(
             draft, model, matrix, serving, scorer, examples, summary, version, now_utc, seed, keep_held_out, warnings
         )
-        if out.exists():
-            shutil.rmtree(out)
         draft.chmod(0o755)
-        draft.rename(out)
+        if out.exists():
+            before = Path(tempfile.mkdtemp(prefix=".draft-", dir=out.parent))
+            out.rename(before)  # onto an empty folder: the old model is gone only when the new one is in its place
+            draft.rename(out)
+            shutil.rmtree(before)
+        else:
+            draft.rename(out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return Trained(manifest, model.out_of_fold_p_, model.out_of_fold_novelty_)

@@ -124,7 +124,7 @@ def calibrate_threshold(
     prices = {**_listed(settings), **_given(price)}
     if target is None and premium_share is None:
         target = settings.policy.quality_target_ratio
-    root = None if model is not None else settings.server.data_dir / "models"
+    root = None if model is not None else settings.classifier.registry_dir
     try:
         found = cli.calibrate_threshold(
             model=model,

@@ -32,6 +32,7 @@ def config(tmp_path: Path) -> Path:
     file = tmp_path / "config.yaml"
     file.write_text(
         f"server: {{data_dir: {tmp_path / 'data'}}}\n"
+        f"classifier: {{registry_dir: {tmp_path / 'models'}}}\n"
         "tiers:\n"
         "  local: {engine: embedded}\n"
         "  premium: {model: openai/gpt-6.1-sol, price: {input_usd_per_mtok: 2, output_usd_per_mtok: 10}}\n"
@@ -74,5 +75,8 @@ def test_nu_for_a_target_comes_with_kept_quality_cost_and_confidence(run: Run, c
     assert json.loads(stdout)["nu_usd"] == pytest.approx(10 * found["nu_usd"])
     code, stdout, _ = run(*asked, "--premium-share", 0.25)
     assert code == 0 and json.loads(stdout)["premium_share"] == 0.25
+    assert run("promote", model, "--force", "--config", config)[0] == 0
+    code, stdout, _ = run("calibrate-threshold", "--config", config, "--target", 0.8, "--price", "cheap=0.1/0.5")
+    assert code == 0 and json.loads(stdout)["nu_usd"] == found["nu_usd"], "the promoted model is the default"
     for wrong in (("--target", 2), ("--price", "cheap"), ("--price", "cheap=1"), ("--price", "cheap=-1/2")):
         assert run(*asked, *wrong)[0] == 2

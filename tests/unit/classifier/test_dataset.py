@@ -33,6 +33,9 @@ def test_packed_and_plain_files_read_alike(tmp_path: Path) -> None:
         ([], "not a JSON object"),
         ({"request_id": "r"}, "names no tier"),
         (row(outcomes={"local": 1.5}), "0 to 1"),
+        (row(outcomes={"local": 1.0, " ": 1.0}), "without a name"),
+        (row(output_tokens={"local": float("nan")}), "output_tokens.local"),
+        (row(output_tokens={"local": 10**400}), "output_tokens.local"),
         (row(outcomes={"local": "good"}), "0 to 1"),
         (row(outcomes={"local": float("nan")}), "0 to 1"),
         (row(messages="hi"), "list of messages"),
@@ -60,6 +63,21 @@ def test_many_broken_rows_are_refused_and_few_are_reported(tmp_path: Path) -> No
     (tmp_path / "many.jsonl").write_text("\n".join([*good, *["{broken"] * 10]) + "\n")
     with pytest.raises(DatasetError, match="10 of 50 rows are invalid: line 41"):
         read_labels(tmp_path / "many.jsonl")
+
+
+def test_a_packed_file_that_was_cut_short_is_refused(tmp_path: Path) -> None:
+    packed = gzip.compress(write(tmp_path / "a.jsonl", rows(200)).read_bytes())
+    (tmp_path / "cut.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(OSError, match=r"cut\.jsonl\.gz: damaged or cut short"):
+        read_labels(tmp_path / "cut.jsonl.gz")
+
+
+def test_a_byte_order_mark_and_bytes_that_are_no_utf_8_cost_at_most_their_line(tmp_path: Path) -> None:
+    good = [json.dumps(r).encode() for r in rows(40)]
+    (tmp_path / "l.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\n".join([*good, b'{"messages": "\xff"}']))
+    kept, summary = read_labels(tmp_path / "l.jsonl")
+    assert (len(kept), summary.rows_invalid) == (40, 1)
+    assert "line 41: the line is not UTF-8" in summary.warnings[0]
 
 
 def test_repetitions_are_dropped_and_contradictions_averaged(tmp_path: Path) -> None:

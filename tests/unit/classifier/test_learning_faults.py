@@ -18,6 +18,7 @@ from classifier.labels import combine
 from tests.learning_data import TIERS, rows, write
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
+ODD_COUNTS: list[dict[str, Any]] = [{}, {"input_tokens": 10**400}, {"input_tokens": -5}, {"max_tokens": True}]
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,40 @@ def test_labels_that_teach_nothing_are_refused_and_the_old_model_stays(
 def test_a_missing_file_is_wrong_use(tmp_path: Path) -> None:
     with pytest.raises(cli.UsageError, match="no such file"):
         cli.train(tmp_path / "none.jsonl", tmp_path / "out", now_utc=NOW, with_card=False)
+
+
+def test_a_folder_that_holds_anything_but_a_model_is_never_replaced(tmp_path: Path) -> None:
+    labels = write(tmp_path / "labels.jsonl", rows(60))
+    with pytest.raises(cli.UsageError, match=r"holds labels\.jsonl, which a new model would replace"):
+        cli.train(labels, tmp_path, now_utc=NOW, with_card=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["labels.jsonl"]
+
+
+def test_a_model_is_replaced_by_the_next_one_and_nothing_is_left_over(model: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(model, tmp_path / "out"))
+    told = cli.train(write(tmp_path / "labels.jsonl", rows(60)), out, now_utc=NOW, with_card=False)
+    assert registry.load_scorer(out).version == told["version"]
+    assert not (out / "card.md").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["labels.jsonl", "out"]
+
+
+def test_predictions_never_overwrite_their_input(tmp_path: Path) -> None:
+    asked = write(tmp_path / "in.jsonl", rows(3))
+    before = asked.read_bytes()
+    with pytest.raises(cli.UsageError, match="is the input too"):
+        cli.classify(asked, tmp_path / "." / "in.jsonl", model=registry.shipped_folder())
+    assert asked.read_bytes() == before
+
+
+def test_each_line_that_cannot_be_scored_costs_itself_alone(tmp_path: Path) -> None:
+    fine = {"request_id": "fine", "messages": [{"role": "user", "content": "hi"}]}
+    lines = [b"[]", b"\xff", b"null", b"{", *(json.dumps(fine | odd).encode() for odd in ODD_COUNTS)]
+    (tmp_path / "in.jsonl").write_bytes(b"\n".join(lines))
+    told = cli.classify(tmp_path / "in.jsonl", tmp_path / "out.jsonl", model=registry.shipped_folder())
+    assert (told["rows"], told["failed"]) == (len(lines), 4)
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [f["error"] for f in found[:3]] == ["not a JSON object", "the line is not UTF-8", "not a JSON object"]
+    assert {json.dumps(f) for f in found[4:]} == {json.dumps(found[4])}, "what is no count is left out of account"
 
 
 def test_pure_noise_gives_a_model_that_claims_nothing(tmp_path: Path) -> None:
@@ -101,7 +136,7 @@ def test_a_model_can_have_any_tiers(tmp_path: Path) -> None:
     for r in made:
         r["outcomes"] = {"tiny": r["outcomes"]["local"], "huge/big-1t": r["outcomes"]["premium"]}
     cli.train(write(tmp_path / "t.jsonl", made), tmp_path / "m", now_utc=NOW, with_card=False)
-    assert registry.load_scorer(tmp_path / "m").model.tiers == ("huge/big-1t", "tiny")
+    assert registry.load_scorer(tmp_path / "m").model.tiers == ("tiny", "huge/big-1t"), "the better one last"
 
 
 def test_the_whole_loop_by_its_commands(model: Path, tmp_path: Path) -> None:

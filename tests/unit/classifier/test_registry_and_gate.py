@@ -31,11 +31,23 @@ def rehash(folder: Path) -> None:
     edit_manifest(folder, files=registry.file_hashes(folder))
 
 
-def test_a_changed_byte_is_refused(copy: Path) -> None:
-    data = bytearray((copy / registry.SERVING).read_bytes())
+@pytest.mark.parametrize(
+    "name", [registry.SERVING, registry.ESTIMATOR, registry.CALIBRATION, registry.STEMS, registry.HELD_OUT]
+)
+def test_a_changed_byte_is_refused_whoever_needs_the_file(name: str, copy: Path, tmp_path: Path) -> None:
+    data = bytearray((copy / name).read_bytes())
     data[-9] ^= 1
-    (copy / registry.SERVING).write_bytes(bytes(data))
-    with pytest.raises(ModelRefused, match="sha256 differs"):
+    (copy / name).write_bytes(bytes(data))
+    with pytest.raises(ModelRefused, match=f"{name} is not the file the manifest names"):
+        registry.load_scorer(copy)
+    with pytest.raises(ModelRefused, match=name):
+        Registry(tmp_path / "registry").promote(copy, now_utc=NOW, reason="never")
+
+
+def test_golden_scores_that_are_no_numbers_are_refused(copy: Path) -> None:
+    golden = [dict.fromkeys(scores, float("nan")) for scores in registry.read_manifest(copy).golden_scores]
+    edit_manifest(copy, golden_scores=golden)
+    with pytest.raises(ModelRefused, match="golden input 0"):
         registry.load_scorer(copy)
 
 
