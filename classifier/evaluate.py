@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ DEFAULT_PRICES: Mapping[str, TokenPrices] = {
 QUALITY_SHARES = (0.95, 0.98, 1.0)
 TARGETS = (0.90, 0.95, 0.99)
 MIN_SLICE_ROWS = 100
+MIN_COST_ROWS = 30  # figures of so few have wide intervals, which stand beside them
+CALIBRATION_DRAWS = 100
 CHANCE = 0.5
 ONE_SIDED = "escalation"
 
@@ -163,7 +165,7 @@ def many_tiers(
     if len(columns) < 2:
         return None
     rows = rows[~np.isnan(data.outcomes[rows][:, columns]).any(axis=1)]
-    if len(rows) < MIN_SLICE_ROWS:
+    if len(rows) < MIN_COST_ROWS:
         return None
     p, quality = data.p[rows][:, columns], data.outcomes[rows][:, columns]
     expected, actual = costs(data, rows, prices)
@@ -202,14 +204,24 @@ def calibration(data: Evaluated, rows: NDArray[np.int64], *, rng: np.random.Gene
         seen = rows[~np.isnan(data.outcomes[rows, t])]
         if len(seen) >= 2 * metrics.ECE_BINS:
             p, y = data.p[seen, t], data.outcomes[seen, t]
+            again = [rng.integers(0, len(seen), len(seen)) for _ in range(CALIBRATION_DRAWS)]
             found[tier] = {
                 "rows": len(seen),
                 "ece": metrics.ece(p, y),
+                "ece_interval": _interval(metrics.ece(p, y), [metrics.ece(p[i], y[i]) for i in again]),
+                "brier_interval": _interval(metrics.brier(p, y), [metrics.brier(p[i], y[i]) for i in again]),
                 "ece_if_perfect": metrics.ideal_ece(p, draws=20, rng=rng),
                 "brier": metrics.brier(p, y),
                 "brier_of_mean": float(y.var()),
             }
     return found
+
+
+def _interval(value: float, redrawn: Sequence[float]) -> list[float]:
+    """95 % interval of a figure >= 0. A resample has the noise twice, which an ECE counts as error: the draws are moved
+    by what they are above the figure in the mean."""
+    moved = np.quantile(redrawn, [0.025, 0.975]) - np.mean(redrawn) + value
+    return [max(0.0, float(q)) for q in moved]
 
 
 def slices(data: Evaluated) -> dict[str, dict[str, NDArray[np.int64]]]:
@@ -245,10 +257,24 @@ def sample_of(data: Evaluated, rows: NDArray[np.int64]) -> CalibrationSample:
 def quality_dials(
     data: Evaluated, prices: Mapping[str, TokenPrices], confidence_ratio: float, seed: int
 ) -> list[dict[str, Any]]:
-    """Target against kept quality and cost: nu from one half of the rows, what it keeps measured on the other."""
-    order = np.random.default_rng(seed).permutation(len(data.p))
+    """Target against kept quality and cost: nu from one half of the rows, what it keeps measured on the other.
+
+    Between the tiers that these labels judge. Empty where fewer than `MIN_COST_ROWS` rows a half judge all of them.
+    """
+    judged = [i for i in range(len(data.tiers)) if not np.isnan(data.outcomes[:, i]).all()]
+    data = replace(
+        data,
+        tiers=tuple(data.tiers[i] for i in judged),
+        p=data.p[:, judged],
+        outcomes=data.outcomes[:, judged],
+        output_tokens=data.output_tokens[:, judged],
+    )
+    complete = np.flatnonzero(~np.isnan(data.outcomes).any(axis=1))
+    if len(complete) < 2 * MIN_COST_ROWS or not (data.outcomes[complete, -1] > 0.0).any():
+        return []
+    order = np.random.default_rng(seed).permutation(complete)
     fit, test = sample_of(data, order[: len(order) // 2]), sample_of(data, order[len(order) // 2 :])
-    if min(len(fit.rows), len(test.rows)) < MIN_SLICE_ROWS or data.tiers[-1] not in prices:
+    if data.tiers[-1] not in prices:
         return []
     found = []
     for target in TARGETS:
@@ -278,7 +304,7 @@ def _at_nu(sample: CalibrationSample, prices: Mapping[str, TokenPrices], nu_usd:
         chosen = min(columns, key=lambda i, usd=usd, row=row: (usd[i] - nu_usd * row.p[i], usd[i]))  # type: ignore[misc]
         quality, cost = quality + row.quality[chosen], cost + usd[chosen]
         best_quality, best_cost = best_quality + row.quality[columns[-1]], best_cost + usd[columns[-1]]
-    return quality / best_quality, cost / best_cost
+    return (quality / best_quality if best_quality > 0.0 else 1.0), cost / best_cost
 
 
 def report(

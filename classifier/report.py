@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 def _number(value: Any, digits: int = 3) -> str:
     return "-" if value is None or value != value else f"{value:.{digits}f}"
+
+
+def _range(interval: Sequence[float]) -> str:
+    return f"[{_number(interval[0])}, {_number(interval[1])}]"
 
 
 def _two_tier_row(name: str, part: Mapping[str, Any] | None) -> str | None:
@@ -58,14 +62,19 @@ def _cost_table(found: Mapping[str, Any]) -> list[str]:
 
 def _calibration_table(found: Mapping[str, Any]) -> list[str]:
     lines = [
-        "| | tier | rows | ECE | if perfectly calibrated | Brier | Brier of the mean |",
+        "| | tier | rows | ECE [95 %] | if perfectly calibrated | Brier [95 %] | Brier of the mean |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]
     named = {"all": found["calibration"], **{n: s["calibration"] for n, s in found["sources"].items()}}
     for name, tiers in named.items():
         for tier, c in tiers.items():
-            figures = (c["ece"], c["ece_if_perfect"], c["brier"], c["brier_of_mean"])
-            lines.append(f"| {name} | {tier} | {c['rows']} | " + " | ".join(map(_number, figures)) + " |")
+            figures = (
+                f"{_number(c['ece'])} {_range(c['ece_interval'])}",
+                _number(c["ece_if_perfect"]),
+                f"{_number(c['brier'])} {_range(c['brier_interval'])}",
+                _number(c["brier_of_mean"]),
+            )
+            lines.append(f"| {name} | {tier} | {c['rows']} | " + " | ".join(figures) + " |")
     return lines
 
 

@@ -81,6 +81,31 @@ def test_each_line_that_cannot_be_scored_costs_itself_alone(tmp_path: Path) -> N
     assert {json.dumps(f) for f in found[4:]} == {json.dumps(found[4])}, "what is no count is left out of account"
 
 
+def test_a_few_hundred_rows_give_costs_dials_and_intervals(model: Path, tmp_path: Path) -> None:
+    found = cli.evaluate(
+        write(tmp_path / "few.jsonl", rows(140, seed=6)), tmp_path / "r", model=model, draws=20, with_plots=False
+    )
+    assert found["cost"]["tiers"] == list(TIERS)
+    assert [d["target_ratio"] for d in found["quality_dials"]] == [0.9, 0.95, 0.99]
+    for tier in found["calibration"].values():
+        assert tier["ece_interval"][0] < tier["ece"] < tier["ece_interval"][1]
+        assert tier["brier_interval"][0] < tier["brier"] < tier["brier_interval"][1]
+
+
+def test_dials_are_those_of_the_tiers_that_the_labels_judge(model: Path, tmp_path: Path) -> None:
+    made = rows(140, seed=6)
+    for r in made:
+        r["outcomes"] = {t: r["outcomes"][t] for t in ("local", "premium")}
+    labels = write(tmp_path / "two.jsonl", made)
+    found = cli.evaluate(labels, tmp_path / "r", model=model, draws=20, with_plots=False)
+    assert [d["target_ratio"] for d in found["quality_dials"]] == [0.9, 0.95, 0.99]
+    for r in made:
+        r["outcomes"]["premium"] = 0.0
+    labels = write(tmp_path / "bad.jsonl", made)
+    found = cli.evaluate(labels, tmp_path / "r", model=model, draws=20, with_plots=False)
+    assert found["quality_dials"] == [], "no share of nothing"
+
+
 def test_pure_noise_gives_a_model_that_claims_nothing(tmp_path: Path) -> None:
     made = rows(300, seed=4)
     rng = np.random.default_rng(0)
