@@ -160,8 +160,12 @@ def costs(data: Evaluated, rows: NDArray[np.int64], prices: Mapping[str, TokenPr
 def many_tiers(
     data: Evaluated, rows: NDArray[np.int64], prices: Mapping[str, TokenPrices], *, draws: int, rng: np.random.Generator
 ) -> dict[str, Any] | None:
-    """Cost at shares of the best tier's quality and AIQ, beside static hull and oracle; `None` below 2 priced tiers."""
-    columns = [i for i, t in enumerate(data.tiers) if t in prices]
+    """Cost at shares of the best tier's quality and AIQ, beside static hull and oracle, over the tiers that were judged.
+
+    `None` below two that are judged and priced.
+    """
+    columns = [i for i, t in enumerate(data.tiers) if t in prices and not np.isnan(data.outcomes[rows][:, i]).all()]
+    prices = {data.tiers[i]: prices[data.tiers[i]] for i in columns}
     if len(columns) < 2:
         return None
     rows = rows[~np.isnan(data.outcomes[rows][:, columns]).any(axis=1)]

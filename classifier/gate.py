@@ -129,7 +129,8 @@ def judge(
     if len(gains) < MIN_ROWS:
         return Verdict(
             False,
-            f"{len(gains)} held-out rows that neither model was fitted on; at least {MIN_ROWS} are needed",
+            f"{len(gains)} held-out rows that neither model was fitted on; at least {MIN_ROWS} are needed: "
+            "give fresh ones with --labels",
             len(gains),
         )
     gain, mass = np.array(gains), np.array(masses)

@@ -161,7 +161,7 @@ def check_trainable(matrix: Matrix) -> list[str]:
     """Warnings; raises `TrainingError` where no honest model can come of it."""
     rows = len(matrix.outcomes)
     if rows < MIN_ROWS:
-        raise TrainingError(f"{rows} labelled rows; at least {MIN_ROWS} are needed")
+        raise TrainingError(f"{rows} labelled rows without repetitions; at least {MIN_ROWS} are needed")
     if len(np.unique(matrix.groups)) < 10:
         raise TrainingError("nearly all rows share one stem or conversation: nothing can be held out")
     warnings = []

@@ -51,7 +51,7 @@ def test_a_local_answer_is_estimated_at_the_standard_cost_it_will_be_booked_at(n
         "expected_cost_usd": 0.000063889,
         "expected_cost_nanousd": 63_889,
         "basis": "standard cost",
-        "price_version": "rented-2.5/h@1/config/config",
+        "price_version": "rented-2.5/h@1/config-417e441d/config-417e441d",
         "unavailable": None,
         "flags": [],
     }

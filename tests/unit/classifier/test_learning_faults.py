@@ -98,6 +98,7 @@ def test_dials_are_those_of_the_tiers_that_the_labels_judge(model: Path, tmp_pat
         r["outcomes"] = {t: r["outcomes"][t] for t in ("local", "premium")}
     labels = write(tmp_path / "two.jsonl", made)
     found = cli.evaluate(labels, tmp_path / "r", model=model, draws=20, with_plots=False)
+    assert found["cost"]["tiers"] == ["local", "premium"]
     assert [d["target_ratio"] for d in found["quality_dials"]] == [0.9, 0.95, 0.99]
     for r in made:
         r["outcomes"]["premium"] = 0.0
