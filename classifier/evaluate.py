@@ -160,7 +160,7 @@ def costs(data: Evaluated, rows: NDArray[np.int64], prices: Mapping[str, TokenPr
 def many_tiers(
     data: Evaluated, rows: NDArray[np.int64], prices: Mapping[str, TokenPrices], *, draws: int, rng: np.random.Generator
 ) -> dict[str, Any] | None:
-    """Cost at shares of the best tier's quality and AIQ, beside static hull and oracle, over the tiers that were judged.
+    """Cost at shares of the best tier's quality and AIQ, over the tiers judged, beside static hull and oracle.
 
     `None` below two that are judged and priced.
     """
