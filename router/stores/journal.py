@@ -82,7 +82,9 @@ class Journal:
         path = self._folder.ready() / f"journal-{self._count:06d}.jsonl"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.posix_fallocate(descriptor, 0, size)
+            # Written, since not every system can reserve room: a page without a block behind it would be a fault later.
+            if os.write(descriptor, bytes(size)) != size:
+                raise JournalFull(f"there is no room for {size} bytes of journal")
             room = mmap.mmap(descriptor, size)
         except OSError:
             path.unlink()
