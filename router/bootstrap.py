@@ -19,18 +19,21 @@ from router.classifier_series import watch_classifier
 from router.clock import SystemClock
 from router.closing import KeptAsset, PeriodKeeper
 from router.core.budgets import BudgetBook, Period, window_at
-from router.core.datamodels import AssetRate, Candidate, Flag, PriceRow, Reject, TokenUsage
+from router.core.decision import Candidate
 from router.core.eligibility import engine_problems
 from router.core.exploration import ExplorationBudget
 from router.core.fallback import RetryConfig
 from router.core.health import is_open
 from router.core.lengths import LengthTable
+from router.core.request import TokenUsage
+from router.core.snapshot import AssetRate, PriceRow
+from router.core.vocabulary import Flag, Reject
 from router.engine_series import watch_engines
 from router.errors import BadRequest, ConfigError, NotFound
 from router.estimates import estimate, estimate_shown
 from router.listed_prices import listed_context_window_tokens
 from router.live_state import EngineRoom, LiveState
-from router.ports import Clock, Deps, Judgement, Provider, ScoredBy
+from router.ports import Clock, Deps, Provider, ScoredBy, ScoringPolicy
 from router.prices import PriceBook, PriceUnknown
 from router.score_watch import WINDOW, ScoreWatch
 from router.scorer_choice import ScorerChoice
@@ -242,7 +245,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
     policies = {"": settings.policy.policy_config()} | {
         preset: settings.policy.policy_config(preset) for preset in QUALITY_TARGETS
     }
-    prior = Judgement(HeuristicScorer(), policies, ScoredBy.PRIOR, (Flag.CLASSIFIER_UNAVAILABLE,))
+    prior = ScoringPolicy(HeuristicScorer(), policies, ScoredBy.PRIOR, (Flag.CLASSIFIER_UNAVAILABLE,))
 
     def price_row(candidate: Candidate, at_utc: datetime) -> PriceRow | None:
         try:
@@ -251,7 +254,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
             return None
 
     judged = ScorerChoice(
-        current=Judgement(prior.scorer, policies),
+        current=ScoringPolicy(prior.scorer, policies),
         prior=prior,
         max_score_s=settings.classifier.max_score_s,
         on_trouble=lambda cause: telemetry.warn("classifier_unavailable", cause=cause),

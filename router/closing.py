@@ -17,7 +17,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Protocol
 
-from router.core.datamodels import WorkDone
+from router.core.attempts import WorkDone
 from router.core.energy import CardLook, Meter, Stretch
 from router.core.periods import HOUR_US, AssetTerms, OnMode, hour_of
 from router.errors import RouterError

@@ -6,8 +6,11 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from router.core.datamodels import Attempt, AttemptResult, Decision, Outcome, Reason, TokenUsage
+from router.core.attempts import Attempt, AttemptResult
+from router.core.decision import Decision
 from router.core.fallback import attempts
+from router.core.request import TokenUsage
+from router.core.vocabulary import Outcome, Reason
 from router.errors import OverBudget, RouterError, UpstreamError
 from router.ports import CallTimeouts, Deps, PlainReply, ProviderCall, StreamReply
 from router.settlement import Settlement, expected_cost_nanousd, outcome_of

@@ -13,9 +13,11 @@ from decimal import Decimal
 from typing import Any
 
 from router.core.charges import local_charge
-from router.core.datamodels import NANO_PER_USD, Flag, Locality, PriceRow, Tier, TokenUsage
 from router.core.pricing import CostParts, cost_parts
+from router.core.request import TokenUsage
+from router.core.snapshot import PriceRow
 from router.core.virtual_models import VIRTUAL_MODELS
+from router.core.vocabulary import NANO_PER_USD, Flag, Locality, Tier
 from router.errors import BadRequest, NotFound
 from router.hardware_terms import asset_rate
 from router.prices import PriceBook, PriceUnknown

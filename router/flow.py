@@ -15,14 +15,17 @@ from typing import Any
 from classifier.datamodels import RequestFeatures, Score
 from classifier.features import features as featurize
 from router.core.chat import ChatRequest
-from router.core.datamodels import Decision, Flag, Locality, Outcome, PolicyConfig, RequestFacts, Snapshot
+from router.core.decision import Decision, PolicyConfig
 from router.core.eligibility import as_if_awake
 from router.core.policy import decide
 from router.core.refusal import why_nothing
+from router.core.request import RequestFacts
+from router.core.snapshot import Snapshot
 from router.core.virtual_models import TargetKind, resolve
+from router.core.vocabulary import Flag, Locality, Outcome
 from router.delivery import AnswerMeta, PlainAnswer, StreamAnswer, answer_meta, deliver
 from router.errors import RouterError
-from router.ports import Deps, Judgement, PlainReply
+from router.ports import Deps, PlainReply, ScoringPolicy
 from router.records import Case, refused_record
 from router.settlement import Settlement, outcome_of_exit
 
@@ -126,12 +129,12 @@ def describe(chat: ChatRequest, tenant: str, deps: Deps) -> Described:
         max_nanousd=chat.controls.max_nanousd,
         session=chat.controls.session,
     )
-    score, judgement = _score(seen, facts.session or facts.request_id, deps)
-    cfg = judgement.policies[target.preset or ""]
+    score, scoring = _score(seen, facts.session or facts.request_id, deps)
+    cfg = scoring.policies[target.preset or ""]
     free = target.kind is TargetKind.AUTO and target.preset is None and facts.quality_floor_ratio is None
     if free and deps.state.premium_capped():
         cfg = replace(cfg, premium_capped=True)
-    return Described(chat, facts, seen, score, cfg, deps.clock.now_utc(), judgement.flags, free)
+    return Described(chat, facts, seen, score, cfg, deps.clock.now_utc(), scoring.flags, free)
 
 
 def _class_of(chat: ChatRequest, input_tokens: int) -> str:
@@ -141,18 +144,18 @@ def _class_of(chat: ChatRequest, input_tokens: int) -> str:
     return f"{kind}/{size}"
 
 
-def _score(seen: RequestFeatures, key: str, deps: Deps) -> tuple[Score, Judgement]:
+def _score(seen: RequestFeatures, key: str, deps: Deps) -> tuple[Score, ScoringPolicy]:
     """The score, and whose dials go with it; a scorer that fails is replaced by the prior, and every record says so."""
-    judgement = deps.state.judgement(key)
+    scoring = deps.state.scoring_policy(key)
     started_at_s = deps.clock.now_s()
     try:
-        score = judgement.scorer.score(seen)
+        score = scoring.scorer.score(seen)
     except Exception:  # noqa: BLE001 - whatever a model does, the request is still answered
         deps.telemetry.warn("classifier_unavailable", cause="error")
-        deps.state.note_score(judgement, None)
+        deps.state.note_score(scoring, None)
         return deps.prior.scorer.score(seen), deps.prior
-    deps.state.note_score(judgement, deps.clock.now_s() - started_at_s)
-    return score, judgement
+    deps.state.note_score(scoring, deps.clock.now_s() - started_at_s)
+    return score, scoring
 
 
 def consider(seen: Described, deps: Deps) -> tuple[Decision, Snapshot]:

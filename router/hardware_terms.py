@@ -7,10 +7,10 @@ from socket import gethostname
 from urllib.parse import urlsplit
 
 from router.core.charges import standard_rate
-from router.core.datamodels import AssetRate
 from router.core.energy import EnergyTerms
 from router.core.hardware import OwnedHardware, energy_usd_per_gpu_s, hourly_cost, wall_usd_per_kwh
 from router.core.periods import AssetTerms, OnMode
+from router.core.snapshot import AssetRate
 from router.settings_checks import is_loopback
 from router.settings_types import Engine, LocalSettings
 

@@ -11,8 +11,9 @@ from decimal import Decimal
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from router.core.datamodels import Flag, PriceRow, PriceTier
 from router.core.dated_prices import around
+from router.core.snapshot import PriceRow, PriceTier
+from router.core.vocabulary import Flag
 
 if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot

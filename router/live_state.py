@@ -23,26 +23,17 @@ from local_llm.datamodels import (
 )
 from local_llm.inflight import Inflight
 from local_llm.inflight import Ticket as EngineTicket
+from router.core.attempts import AttemptResult
 from router.core.budgets import BudgetBook
-from router.core.datamodels import (
-    AssetRate,
-    AttemptResult,
-    Candidate,
-    Decision,
-    Flag,
-    PriceRow,
-    ProviderHealth,
-    Reason,
-    Reject,
-    RequestFacts,
-    Snapshot,
-    Tier,
-)
+from router.core.decision import Candidate, Decision
 from router.core.densities import DensityWindow
 from router.core.exploration import ExplorationBudget, extra_nanousd
 from router.core.health import after, begin_probe
 from router.core.replay import world_bytes, world_hash
-from router.ports import Clock, Judgement, LocalTicket
+from router.core.request import RequestFacts
+from router.core.snapshot import AssetRate, PriceRow, ProviderHealth, Snapshot
+from router.core.vocabulary import Flag, Reason, Reject, Tier
+from router.ports import Clock, LocalTicket, ScoringPolicy
 from router.score_watch import ScoreWatch
 from router.scorer_choice import ScorerChoice
 
@@ -237,17 +228,17 @@ class LiveState:
         """The canonical bytes behind `Snapshot.world_hash`."""
         return self._world
 
-    def judgement(self, key: str) -> Judgement:
-        """How to judge the request that `key` names."""
+    def scoring_policy(self, key: str) -> ScoringPolicy:
+        """The scoring policy for the request that `key` names."""
         return self.judged.of(key, self._clock.now_s())
 
     def premium_capped(self) -> bool:
         """Whether premium has had its share for now."""
         return self.watch.premium_capped()
 
-    def note_score(self, judgement: Judgement, took_s: float | None) -> None:
+    def note_score(self, scoring: ScoringPolicy, took_s: float | None) -> None:
         """How long a score took; `None`: it failed."""
-        self.judged.note(judgement, took_s, self._clock.now_s())
+        self.judged.note(scoring, took_s, self._clock.now_s())
 
     def note(self, candidate: Candidate, result: AttemptResult) -> None:
         """Tell the candidate's circuit how a call ended, and whether its host tells what came from a cache."""

@@ -20,9 +20,11 @@ from local_llm.probe import AiohttpGet
 from local_llm.process import EngineProcess
 from local_llm.sleep import Phase, Sleeper
 from local_llm.steptime import tokens_per_step
-from router.core.datamodels import AssetRate, Candidate, Reject, Tier
+from router.core.decision import Candidate
 from router.core.eligibility import engine_problems
 from router.core.periods import AssetTerms
+from router.core.snapshot import AssetRate
+from router.core.vocabulary import Reject, Tier
 from router.hardware_terms import asset_rate, asset_terms
 from router.live_state import EngineRoom
 from router.ports import Clock

@@ -9,23 +9,13 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from classifier.datamodels import RequestFeatures, Score
+from router.core.attempts import AttemptOpened, AttemptResult, Hold, RoutingRecord, WorkDone
 from router.core.chat import ChatRequest
-from router.core.datamodels import (
-    AttemptOpened,
-    AttemptResult,
-    Candidate,
-    Decision,
-    Flag,
-    Hold,
-    PolicyConfig,
-    RequestFacts,
-    RoutingRecord,
-    Snapshot,
-    TokenEstimate,
-    TokenUsage,
-    WorkDone,
-)
+from router.core.decision import Candidate, Decision, PolicyConfig
 from router.core.fallback import RetryConfig
+from router.core.request import RequestFacts, TokenEstimate, TokenUsage
+from router.core.snapshot import Snapshot
+from router.core.vocabulary import Flag
 
 
 class Clock(Protocol):
@@ -141,8 +131,8 @@ class ScoredBy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """How a request is judged: a scorer and the dials that were set for it. Handed out and swapped as one, never mixed.
+class ScoringPolicy:
+    """How a request is scored: a scorer and the dials that were set for it. Handed out and swapped as one, never mixed.
 
     `policies` is keyed by preset name (`""` is the configured one); their `nu_usd` was computed on the calibration
     sample of this very scorer. `flags` travel with every decision that rests on it.
@@ -225,15 +215,15 @@ class LiveState(Protocol):
         """One frozen look."""
         ...
 
-    def judgement(self, key: str) -> Judgement:
-        """How to judge the request that `key` names (its session, else its id): the same key, the same model."""
+    def scoring_policy(self, key: str) -> ScoringPolicy:
+        """The scoring policy for the request of `key` (its session, else its id): the same key, the same model."""
         ...
 
     def premium_capped(self) -> bool:
         """Whether free choices should leave premium alone for now: its share has risen as far as it may."""
         ...
 
-    def note_score(self, judgement: Judgement, took_s: float | None) -> None:
+    def note_score(self, scoring: ScoringPolicy, took_s: float | None) -> None:
         """How long a score took; `None`: it failed."""
         ...
 
@@ -337,7 +327,7 @@ class Deps:
     budgets: Budgets
     telemetry: Telemetry
     timeouts: CallTimeouts
-    prior: Judgement
+    prior: ScoringPolicy
     new_id: Callable[[], str]
     retry: RetryConfig
     store_prompts: bool = False

@@ -16,7 +16,6 @@ from typing import Any
 
 import yaml
 
-from router.core.datamodels import PriceRow, PriceTier
 from router.core.dated_prices import (
     EPOCH,
     PROCESSING,
@@ -30,6 +29,7 @@ from router.core.dated_prices import (
     in_force,
     parse_dated_prices,
 )
+from router.core.snapshot import PriceRow, PriceTier
 from router.errors import ConfigError
 from router.listed_prices import PriceUnknown, listed_row, package_version
 

@@ -8,17 +8,12 @@ from datetime import datetime
 from hashlib import sha256
 
 from classifier.datamodels import RequestFeatures
+from router.core.attempts import AttemptRecord, RoutingRecord
 from router.core.chat import ChatRequest
-from router.core.datamodels import (
-    AttemptRecord,
-    Decision,
-    Outcome,
-    PolicyConfig,
-    Reason,
-    RequestFacts,
-    RoutingRecord,
-    Snapshot,
-)
+from router.core.decision import Decision, PolicyConfig
+from router.core.request import RequestFacts
+from router.core.snapshot import Snapshot
+from router.core.vocabulary import Outcome, Reason
 
 SCHEMA_VERSION = 1
 

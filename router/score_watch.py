@@ -14,7 +14,8 @@ from math import inf
 from typing import Any
 
 from classifier.drift import MIN_SCORES, PREMIUM_JUMP_ALARM, DriftReport, drift, premium_jump
-from router.core.datamodels import Decision, Reason, Tier
+from router.core.decision import Decision
+from router.core.vocabulary import Reason, Tier
 from router.ports import ScoredBy
 
 WINDOW = 2_000

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
-from router.core.datamodels import CircuitState, Outcome, ProviderHealth
 from router.core.health import after, begin_probe, is_open
-from router.ports import Judgement, ScoredBy
+from router.core.snapshot import ProviderHealth
+from router.core.vocabulary import CircuitState, Outcome
+from router.ports import ScoredBy, ScoringPolicy
 
 MAX_SCORE_S = 0.05
 _HEALTHY = ProviderHealth()
@@ -34,16 +35,16 @@ class ScorerChoice:
     from now on, `slow` or `error`.
     """
 
-    current: Judgement
-    prior: Judgement
-    canary: Judgement | None = None
+    current: ScoringPolicy
+    prior: ScoringPolicy
+    canary: ScoringPolicy | None = None
     canary_share: float = 0.0
     max_score_s: float = MAX_SCORE_S
     on_trouble: Callable[[str], None] = lambda _: None
     _current_health: ProviderHealth = _HEALTHY
     _canary_health: ProviderHealth = _HEALTHY
 
-    def swap(self, current: Judgement, canary: Judgement | None = None, canary_share: float = 0.0) -> None:
+    def swap(self, current: ScoringPolicy, canary: ScoringPolicy | None = None, canary_share: float = 0.0) -> None:
         """Put others in force, whole. What was held against the old ones is forgotten."""
         self.current, self.canary, self.canary_share = current, canary, canary_share
         self._current_health = self._canary_health = _HEALTHY
@@ -60,8 +61,8 @@ class ScorerChoice:
             return ScoredBy.CANARY
         return ScoredBy.PRIOR
 
-    def of(self, key: str, now_s: float) -> Judgement:
-        """How to judge the request that `key` names."""
+    def of(self, key: str, now_s: float) -> ScoringPolicy:
+        """What scores the request that `key` names."""
         canary = self.canary
         if canary is not None and place_of(key, canary.scorer.version) < self.canary_share:
             if self._canary_health is _HEALTHY:
@@ -76,13 +77,13 @@ class ScorerChoice:
         self._current_health = begin_probe(self._current_health, now_s)
         return self.current
 
-    def note(self, judgement: Judgement, took_s: float | None, now_s: float) -> None:
+    def note(self, scoring: ScoringPolicy, took_s: float | None, now_s: float) -> None:
         """How long a score took; `None`: it failed."""
         well = took_s is not None and took_s <= self.max_score_s
-        if judgement is self.current:
+        if scoring is self.current:
             if not well or self._current_health is not _HEALTHY:
                 self._current_health = self._after(self._current_health, took_s, well, now_s)
-        elif judgement is self.canary and (not well or self._canary_health is not _HEALTHY):
+        elif scoring is self.canary and (not well or self._canary_health is not _HEALTHY):
             self._canary_health = self._after(self._canary_health, took_s, well, now_s)
 
     def _after(self, health: ProviderHealth, took_s: float | None, well: bool, now_s: float) -> ProviderHealth:

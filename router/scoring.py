@@ -25,10 +25,12 @@ from classifier.calibrate import CalibrationSample, QualityDial
 from classifier.datamodels import ModelManifest, RequestFeatures, Score
 from classifier.heuristic import HeuristicScorer
 from classifier.registry import ModelMissing, ModelRefused, ModelTampered, Pointer, Registry
-from router.core.datamodels import AssetRate, Candidate, Flag, PolicyConfig, PriceRow
+from router.core.decision import Candidate, PolicyConfig
 from router.core.quality_dials import marginal_prices, set_dials
+from router.core.snapshot import AssetRate, PriceRow
+from router.core.vocabulary import Flag
 from router.errors import RouterError
-from router.ports import Clock, Judgement, ScoredBy, Scorer
+from router.ports import Clock, ScoredBy, Scorer, ScoringPolicy
 from router.score_watch import Alarms, ScoreWatch
 from router.scorer_choice import ScorerChoice
 from router.settings_types import ClassifierSettings, ModelChoice, TierSettings
@@ -300,23 +302,23 @@ class ModelKeeper:
         tiers = dict.fromkeys(candidate.tier.value for candidate in self._candidates)
         return load_model(folder, source, self._models, tuple(tiers))
 
-    def _priced(self, found: InForce) -> tuple[InForce, Judgement, Judgement | None]:
-        """The judgements of what was found, with their dials at the prices in force."""
+    def _priced(self, found: InForce) -> tuple[InForce, ScoringPolicy, ScoringPolicy | None]:
+        """The scoring policies of what was found, with their dials at the prices in force."""
         prices = marginal_prices(self._candidates, self._rows, self._assets)
 
-        def judge(model: LoadedModel) -> tuple[Judgement, Mapping[str, QualityDial]]:
+        def scoring_of(model: LoadedModel) -> tuple[ScoringPolicy, Mapping[str, QualityDial]]:
             policies, dials = set_dials(
                 self._policies, model.sample, prices, confidence_ratio=self._settings.confidence_ratio
             )
-            return Judgement(model.scorer, policies), dials
+            return ScoringPolicy(model.scorer, policies), dials
 
-        current, dials = judge(found.model)
+        current, dials = scoring_of(found.model)
         canary = None
         if found.canary is not None:
-            canary = replace(judge(found.canary)[0], scored_by=ScoredBy.CANARY, flags=(Flag.CANARY_MODEL,))
+            canary = replace(scoring_of(found.canary)[0], scored_by=ScoredBy.CANARY, flags=(Flag.CANARY_MODEL,))
         return replace(found, dials=dials), current, canary
 
-    def _put(self, priced: tuple[InForce, Judgement, Judgement | None]) -> None:
+    def _put(self, priced: tuple[InForce, ScoringPolicy, ScoringPolicy | None]) -> None:
         before = self.in_force.model
         self.in_force, current, canary = priced
         if self.in_force.model is not before:

@@ -15,8 +15,9 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from local_llm.datamodels import EngineCoefficients, SloTargets
-from router.core.datamodels import NANO_PER_USD, PolicyConfig, Tier
+from router.core.decision import PolicyConfig
 from router.core.hardware import OwnedHardware
+from router.core.vocabulary import NANO_PER_USD, Tier
 from router.ports import CallTimeouts
 
 

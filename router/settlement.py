@@ -6,22 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from router.core.attempts import Attempt, AttemptOpened, AttemptRecord, AttemptResult, Charge, Hold, WorkDone
 from router.core.charges import api_charge, local_charge
-from router.core.datamodels import (
-    Attempt,
-    AttemptOpened,
-    AttemptRecord,
-    AttemptResult,
-    Candidate,
-    Charge,
-    Decision,
-    Flag,
-    Hold,
-    Outcome,
-    Tier,
-    TokenUsage,
-    WorkDone,
-)
+from router.core.decision import Candidate, Decision
+from router.core.request import TokenUsage
+from router.core.vocabulary import Flag, Outcome, Tier
 from router.errors import (
     OverBudget,
     RouterError,

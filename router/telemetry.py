@@ -16,7 +16,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from router import __version__
-from router.core.datamodels import NANO_PER_USD, AttemptRecord, CircuitState, Flag, Outcome, Reason, RoutingRecord, Tier
+from router.core.attempts import AttemptRecord, RoutingRecord
+from router.core.vocabulary import NANO_PER_USD, CircuitState, Flag, Outcome, Reason, Tier
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 OTHER = "other"

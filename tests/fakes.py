@@ -18,19 +18,11 @@ from local_llm.datamodels import (
     ProcessState,
     SloTargets,
 )
-from router.core.datamodels import (
-    AssetRate,
-    AttemptOpened,
-    Candidate,
-    Hold,
-    PriceRow,
-    PriceTier,
-    RequestFacts,
-    RoutingRecord,
-    Snapshot,
-    Tier,
-    TokenEstimate,
-)
+from router.core.attempts import AttemptOpened, Hold, RoutingRecord
+from router.core.decision import Candidate
+from router.core.request import RequestFacts, TokenEstimate
+from router.core.snapshot import AssetRate, PriceRow, PriceTier, Snapshot
+from router.core.vocabulary import Tier
 from router.errors import Unavailable
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)

@@ -15,27 +15,20 @@ from classifier.datamodels import Score
 from classifier.heuristic import HeuristicScorer
 from local_llm.datamodels import EngineLimits, ProcessState, SloTargets
 from router.api.schemas import decode_chat
+from router.core.attempts import AttemptOpened, Hold, RoutingRecord
 from router.core.budgets import BudgetBook, Period
-from router.core.datamodels import (
-    AssetRate,
-    AttemptOpened,
-    Candidate,
-    CircuitState,
-    Flag,
-    Hold,
-    PolicyConfig,
-    RoutingRecord,
-    Tier,
-)
+from router.core.decision import Candidate, PolicyConfig
 from router.core.fallback import RetryConfig
 from router.core.lengths import LengthTable
+from router.core.snapshot import AssetRate
+from router.core.vocabulary import CircuitState, Flag, Tier
 from router.errors import (
     RouterError,
     Unavailable,
 )
 from router.flow import PlainAnswer, StreamAnswer, handle_chat
 from router.live_state import EngineRoom, LiveState
-from router.ports import CallTimeouts, Deps, Judgement, PlainReply, Provider, ProviderCall, ScoredBy, StreamReply
+from router.ports import CallTimeouts, Deps, PlainReply, Provider, ProviderCall, ScoredBy, ScoringPolicy, StreamReply
 from router.providers.scripted import ScriptedProvider, Step
 from router.scorer_choice import ScorerChoice
 from tests.fakes import (
@@ -143,7 +136,7 @@ class World:
             process=lambda: (ProcessState.READY, None),
         )
         policies = {preset: PolicyConfig() for preset in ("", "cheap", "balanced", "quality")}
-        prior = Judgement(HeuristicScorer(), policies, ScoredBy.PRIOR, (Flag.CLASSIFIER_UNAVAILABLE,))
+        prior = ScoringPolicy(HeuristicScorer(), policies, ScoredBy.PRIOR, (Flag.CLASSIFIER_UNAVAILABLE,))
         self.state = LiveState(
             clock=self.clock,
             candidates=candidates,
@@ -151,7 +144,7 @@ class World:
             budgets=self.budgets,
             engines={LOCAL.name: self.room},
             assets={LOCAL.name: AssetRate("gpu", Decimal("0.000817"), version="rented-2.50")},
-            judged=ScorerChoice(current=Judgement(FixedScorer(score), policies), prior=prior),
+            judged=ScorerChoice(current=ScoringPolicy(FixedScorer(score), policies), prior=prior),
         )
         self.hosts = {
             candidate.name: Host(

@@ -8,9 +8,10 @@ from itertools import pairwise
 
 from sqlalchemy import func, select
 
-from router.core.datamodels import AttemptRecord, Charge, Outcome, Tier, WorkDone
+from router.core.attempts import AttemptRecord, Charge, WorkDone
 from router.core.energy import EnergyTerms
 from router.core.periods import HOUR_US, AssetTerms, OnMode
+from router.core.vocabulary import Outcome, Tier
 from router.stores.database import Database
 from router.stores.engines import parse_url, read_engine
 from router.stores.events import Reserved, Settled

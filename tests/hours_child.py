@@ -12,9 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from router.core.datamodels import Outcome
 from router.core.energy import Basis, Stretch
 from router.core.periods import GRACE_US, HOUR_US
+from router.core.vocabulary import Outcome
 from tests.hours import GPU, H0, MINUTE_US, OWNED, Books, local, note
 from tests.kill_points import die_at, lives
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from router.core.datamodels import Tier
+from router.core.vocabulary import Tier
 from router.stores.database import Database
 from router.stores.engines import parse_url
 from router.stores.entries import WriterConfig

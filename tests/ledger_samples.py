@@ -9,22 +9,10 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from classifier.datamodels import RequestFeatures, Score
-from router.core.datamodels import (
-    Alternative,
-    AttemptOpened,
-    AttemptRecord,
-    Candidate,
-    Charge,
-    Decision,
-    Flag,
-    Hold,
-    Outcome,
-    Reason,
-    Reject,
-    RoutingRecord,
-    Tier,
-    TokenUsage,
-)
+from router.core.attempts import AttemptOpened, AttemptRecord, Charge, Hold, RoutingRecord
+from router.core.decision import Alternative, Candidate, Decision
+from router.core.request import TokenUsage
+from router.core.vocabulary import Flag, Outcome, Reason, Reject, Tier
 
 NOON = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=UTC)
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from router.core.datamodels import Candidate, Tier
+from router.core.decision import Candidate
+from router.core.vocabulary import Tier
 from router.errors import UpstreamError
 from router.ports import CallTimeouts, Provider, ProviderCall
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from router.core.datamodels import NANO_PER_USD, Alternative
+from router.core.decision import Alternative
+from router.core.vocabulary import NANO_PER_USD
 from router.delivery import AnswerMeta
 
 Headers = list[tuple[bytes, bytes]]

@@ -8,7 +8,7 @@ from decimal import ROUND_FLOOR, Decimal
 from typing import Any
 
 from router.core.chat import NO_CONTROLS, RouterControls
-from router.core.datamodels import NANO_PER_USD, Locality
+from router.core.vocabulary import NANO_PER_USD, Locality
 from router.errors import BadRequest
 
 MAX_SESSION_CHARS = 256

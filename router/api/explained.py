@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from router.api.answer_headers import alternatives_shown
-from router.core.datamodels import Candidate, Decision
+from router.core.decision import Candidate, Decision
 from router.flow import Described
 
 

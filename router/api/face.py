@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from router.api.auth import Authenticator
 from router.api.idempotency import IdempotencyStore
-from router.core.datamodels import Candidate
+from router.core.decision import Candidate
 from router.ports import Deps
 
 

@@ -16,9 +16,10 @@ from router.api.explained import estimated, explained
 from router.api.face import Face
 from router.api.schemas import decode_chat
 from router.core.chat import ChatRequest
-from router.core.datamodels import Candidate, Tier
 from router.core.days import midnight, midnight_after
+from router.core.decision import Candidate
 from router.core.virtual_models import VIRTUAL_MODELS
+from router.core.vocabulary import Tier
 from router.errors import BadRequest, NotFound
 from router.flow import consider, describe
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from router.core.datamodels import NANO_PER_USD
+from router.core.vocabulary import NANO_PER_USD
 from router.errors import Unavailable
 from router.settings import Settings, load_settings
 from router.stores.engines import read_engine

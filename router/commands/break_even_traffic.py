@@ -23,10 +23,12 @@ from router.commands.books import books_of
 from router.commands.output import Format, write_json, write_rows
 from router.commands.ranges import Range
 from router.core.books import BreakEven, break_even_at, sensitivity
-from router.core.datamodels import NANO_PER_USD, PriceRow, Tier, TokenUsage
 from router.core.hardware import OwnedHardware, energy_usd_per_gpu_s
 from router.core.pricing import cost_nanousd
 from router.core.replay import World
+from router.core.request import TokenUsage
+from router.core.snapshot import PriceRow
+from router.core.vocabulary import NANO_PER_USD, Tier
 from router.errors import NotFound
 from router.hardware_terms import asset_terms
 from router.settings_types import LocalSettings

@@ -10,8 +10,8 @@ from typing import Any
 
 from router.commands.output import Format, plain_decimal, write_json, write_rows
 from router.commands.price_book import book_of, since
-from router.core.datamodels import TokenUsage
 from router.core.pricing import DAYS_PER_MONTH, Forecast
+from router.core.request import TokenUsage
 from router.estimates import Estimate, Quote, estimate
 from router.settings import load_settings
 

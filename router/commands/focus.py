@@ -20,8 +20,8 @@ from typing import Any
 from router.commands.books import books_of
 from router.commands.output import Format, write_json, write_rows
 from router.commands.ranges import Range
-from router.core.datamodels import NANO_PER_USD
 from router.core.periods import HOUR_US, Period
+from router.core.vocabulary import NANO_PER_USD
 from router.stores.reports import ApiHour, Hours, PostedGroup, api_hours, hours
 from router.stores.rows import from_us
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from router.commands.output import Format, write_json, write_rows
-from router.core.datamodels import PriceRow
 from router.core.dated_prices import EPOCH
+from router.core.snapshot import PriceRow
 from router.errors import BadRequest
 from router.prices import PriceBook, PriceUnknown
 from router.settings import Settings, load_settings

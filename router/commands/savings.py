@@ -15,9 +15,10 @@ from sqlalchemy import Engine
 from router.commands.books import bar, books_of, usd
 from router.commands.output import Format, write_json, write_rows
 from router.commands.ranges import Range
-from router.core.datamodels import Outcome, PriceRow, Tier
 from router.core.replay import World
 from router.core.savings import Waterfall, of_overhead, of_request, with_hardware
+from router.core.snapshot import PriceRow
+from router.core.vocabulary import Outcome, Tier
 from router.errors import NotFound
 from router.prices import PriceBook, PriceUnknown
 from router.settings import Settings

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from router.commands.output import Format, write_json, write_rows
 from router.commands.price_book import row_for
-from router.core.datamodels import PriceRow
+from router.core.snapshot import PriceRow
 from router.errors import BadRequest, Unavailable
 from router.settings import Settings, load_settings
 from router.simulation.arrivals import gamma_bursts

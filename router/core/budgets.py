@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from math import exp
 
-from router.core.datamodels import BudgetState
+from router.core.snapshot import BudgetState
 
 PACE_INTERVAL_S = 60.0
 PACE_STEP = 0.2

@@ -12,8 +12,11 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 
 from local_llm.datamodels import EngineCoefficients
 from local_llm.workunits import work_gpu_ns
-from router.core.datamodels import AssetRate, Charge, Flag, PriceRow, TokenUsage
+from router.core.attempts import Charge
 from router.core.pricing import cost_nanousd, sane_usage
+from router.core.request import TokenUsage
+from router.core.snapshot import AssetRate, PriceRow
+from router.core.vocabulary import Flag
 
 NANO_PER_CENT = 10_000_000
 _SECONDS_PER_HOUR = 3600

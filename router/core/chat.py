@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from router.core.datamodels import Locality
+from router.core.vocabulary import Locality
 
 
 @dataclass(frozen=True, slots=True)

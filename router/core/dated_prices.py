@@ -22,7 +22,7 @@ from datetime import UTC, date, datetime, time
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from router.core.datamodels import PriceTier
+from router.core.snapshot import PriceTier
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 """Start of a row that has no date."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from router.core.datamodels import Decision, Tier
+from router.core.decision import Decision
+from router.core.vocabulary import Tier
 
 WINDOW = 512
 POINTS = 33

@@ -6,17 +6,11 @@ from dataclasses import replace
 
 from local_llm.datamodels import LocalSnapshot, ProcessState
 from local_llm.derating import SEVERE_RATIO, slowdown_ratio
-from router.core.datamodels import (
-    BudgetState,
-    Candidate,
-    Locality,
-    PolicyConfig,
-    Reject,
-    RequestFacts,
-    Snapshot,
-    Tier,
-)
+from router.core.decision import Candidate, PolicyConfig
 from router.core.health import is_open
+from router.core.request import RequestFacts
+from router.core.snapshot import BudgetState, Snapshot
+from router.core.vocabulary import Locality, Reject, Tier
 
 
 def why_not(

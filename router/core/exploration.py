@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from router.core.datamodels import NANO_PER_USD, Decision, Reason
+from router.core.decision import Decision
+from router.core.vocabulary import NANO_PER_USD, Reason
 
 
 @dataclass(frozen=True, slots=True)

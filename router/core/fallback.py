@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from router.core.datamodels import Attempt, AttemptResult, Candidate, Decision, Outcome, Tier
+from router.core.attempts import Attempt, AttemptResult
+from router.core.decision import Candidate, Decision
+from router.core.vocabulary import Outcome, Tier
 
 _FINAL = frozenset({Outcome.OK, Outcome.REFUSED, Outcome.CLIENT_GONE, Outcome.INTERNAL})
 

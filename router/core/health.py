@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from router.core.datamodels import CircuitState, Outcome, ProviderHealth
+from router.core.snapshot import ProviderHealth
+from router.core.vocabulary import CircuitState, Outcome
 
 FAILURES_TO_OPEN = 3
 COOL_DOWN_S = 10.0

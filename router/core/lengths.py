@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
-from router.core.datamodels import TokenEstimate
+from router.core.request import TokenEstimate
 
 DEFAULT_MEAN_TOKENS = 256
 DEFAULT_P90_TOKENS = 1024

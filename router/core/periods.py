@@ -17,9 +17,9 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 from enum import StrEnum
 
 from router.core.charges import apportion, largest_remainder
-from router.core.datamodels import NANO_PER_USD, Outcome
 from router.core.energy import EnergyBasis, EnergyTerms, EnergyUse, Stretch, energy_use
 from router.core.hardware import invoice_nanousd
+from router.core.vocabulary import NANO_PER_USD, Outcome
 
 HOUR_US = 3_600_000_000
 GRACE_US = 120_000_000

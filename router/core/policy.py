@@ -12,24 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from classifier.datamodels import Score
-from router.core.datamodels import (
-    NANO_PER_USD,
-    TIER_ORDER,
-    Alternative,
-    Candidate,
-    Decision,
-    Flag,
-    Locality,
-    PolicyConfig,
-    Reason,
-    Reject,
-    RequestFacts,
-    Snapshot,
-    Tier,
-)
+from router.core.decision import Alternative, Candidate, Decision, PolicyConfig
 from router.core.exploration import Draw, draw_tier
 from router.core.replay import hash_inputs, moment_bytes
 from router.core.replicas import NEAR_RATIO, choose_engine
+from router.core.request import RequestFacts
+from router.core.snapshot import Snapshot
+from router.core.vocabulary import NANO_PER_USD, TIER_ORDER, Flag, Locality, Reason, Reject, Tier
 from router.core.weighing import Option, objective, weigh
 
 _SPILL = {

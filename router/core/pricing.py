@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from decimal import Context, Decimal
 from itertools import pairwise
 
-from router.core.datamodels import Flag, PriceRow, PriceTier, TokenUsage
+from router.core.request import TokenUsage
+from router.core.snapshot import PriceRow, PriceTier
+from router.core.vocabulary import Flag
 
 DAYS_PER_MONTH = 30
 """The month of every forecast."""

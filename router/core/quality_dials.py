@@ -11,7 +11,9 @@ from dataclasses import replace
 
 from classifier.calibrate import CalibrationSample, QualityDial, TokenPrices, nu_for_targets
 from local_llm.workunits import work_gpu_s
-from router.core.datamodels import TIER_ORDER, AssetRate, Candidate, PolicyConfig, PriceRow, Tier
+from router.core.decision import Candidate, PolicyConfig
+from router.core.snapshot import AssetRate, PriceRow
+from router.core.vocabulary import TIER_ORDER, Tier
 
 _TYPICAL_INPUT_TOKENS, _TYPICAL_OUTPUT_TOKENS = 500, 300
 _K = 1_000

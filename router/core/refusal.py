@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.core.datamodels import Alternative, Candidate, Decision, Locality, Reject, RequestFacts
+from router.core.decision import Alternative, Candidate, Decision
+from router.core.request import RequestFacts
+from router.core.vocabulary import Locality, Reject
 from router.errors import BadRequest, ContextTooLong, NoRoute, OverBudget, RouterError, Saturated
 
 _WRONG_PLACE = frozenset({Reject.NOT_ALLOWED, Reject.RESIDENCY, Reject.UNCONFIGURED, Reject.PRICE_UNKNOWN})

@@ -17,16 +17,9 @@ import msgspec
 
 from classifier.datamodels import Score
 from local_llm.datamodels import LocalSnapshot
-from router.core.datamodels import (
-    AssetRate,
-    BudgetState,
-    Candidate,
-    PolicyConfig,
-    PriceRow,
-    ProviderHealth,
-    RequestFacts,
-    Snapshot,
-)
+from router.core.decision import Candidate, PolicyConfig
+from router.core.request import RequestFacts
+from router.core.snapshot import AssetRate, BudgetState, PriceRow, ProviderHealth, Snapshot
 
 
 @dataclass(frozen=True, slots=True)

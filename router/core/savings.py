@@ -15,8 +15,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
-from router.core.datamodels import Outcome, PriceRow, Tier, TokenUsage
 from router.core.pricing import cost_nanousd
+from router.core.request import TokenUsage
+from router.core.snapshot import PriceRow
+from router.core.vocabulary import Outcome, Tier
 
 _SERVED = frozenset({Outcome.OK, Outcome.CLIENT_GONE})
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from router.core.datamodels import Candidate, Locality, Tier
+from router.core.decision import Candidate
+from router.core.vocabulary import Locality, Tier
 from router.errors import BadRequest, NotFound
 
 _NAMES_SHOWN = 30

@@ -13,18 +13,12 @@ from classifier.datamodels import Score
 from local_llm.datamodels import Binding, LocalSnapshot, Tightness
 from local_llm.tightness import tightness
 from local_llm.workunits import work_gpu_s
-from router.core.datamodels import (
-    NANO_PER_USD,
-    TIER_ORDER,
-    Candidate,
-    PolicyConfig,
-    Reject,
-    RequestFacts,
-    Snapshot,
-    Tier,
-)
+from router.core.decision import Candidate, PolicyConfig
 from router.core.eligibility import why_not
 from router.core.pricing import estimate_nanousd
+from router.core.request import RequestFacts
+from router.core.snapshot import Snapshot
+from router.core.vocabulary import NANO_PER_USD, TIER_ORDER, Reject, Tier
 
 _SATURATED = {
     Binding.TTFT: Reject.SATURATED_TTFT,

@@ -19,17 +19,10 @@ import msgspec
 from classifier.datamodels import RequestFeatures, Score
 from router.core.budgets import BudgetBook, Period
 from router.core.chat import ChatRequest
-from router.core.datamodels import (
-    Candidate,
-    Decision,
-    Locality,
-    PolicyConfig,
-    Reject,
-    RequestFacts,
-    Tier,
-    TokenEstimate,
-)
+from router.core.decision import Candidate, Decision, PolicyConfig
 from router.core.judgements import JUDGE_TENANT, SHADOW_TENANT, JudgedAnswer, seen_probability
+from router.core.request import RequestFacts, TokenEstimate
+from router.core.vocabulary import Locality, Reject, Tier
 from router.learning_loop import judging
 from router.learning_loop.answers import MAX_ANSWER_BYTES, Answer, of_body, of_events
 from router.learning_loop.checks import check, checkable

@@ -28,8 +28,9 @@ from sqlalchemy import Engine
 
 from classifier.datamodels import LoggedOutcome
 from classifier.labels import Label, combine
-from router.core.datamodels import Reason, Reject, RoutingRecord
+from router.core.attempts import RoutingRecord
 from router.core.judgements import JudgedAnswer
+from router.core.vocabulary import Reason, Reject
 from router.learning_loop.retries import AnsweredCall, retries
 from router.stores import label_sources, queries
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from router.core.datamodels import TokenUsage
+from router.core.request import TokenUsage
 from router.learning_loop.answers import MAX_ANSWER_BYTES
 from router.ports import StreamReply
 

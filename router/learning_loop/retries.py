@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from classifier.datamodels import LoggedOutcome
-from router.core.datamodels import TIER_ORDER, Tier
+from router.core.vocabulary import TIER_ORDER, Tier
 
 WITHIN_S = 120.0
 _UNDEMANDING = frozenset({"", "auto", "auto:cheap", "auto:local"})

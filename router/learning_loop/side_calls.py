@@ -11,21 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from classifier.datamodels import RequestFeatures, Score
+from router.core.attempts import RoutingRecord
 from router.core.budgets import BudgetBook
 from router.core.chat import ChatRequest
-from router.core.datamodels import (
-    Decision,
-    Flag,
-    Outcome,
-    PolicyConfig,
-    RequestFacts,
-    RoutingRecord,
-    Snapshot,
-    Tier,
-    TokenUsage,
-)
+from router.core.decision import Decision, PolicyConfig
 from router.core.policy import decide
+from router.core.request import RequestFacts, TokenUsage
 from router.core.savings import OVERHEAD_PREFIX
+from router.core.snapshot import Snapshot
+from router.core.vocabulary import Flag, Outcome, Tier
 from router.delivery import deliver
 from router.errors import RouterError
 from router.learning_loop.answers import Answer, of_body

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from router.core.datamodels import TokenUsage
+from router.core.request import TokenUsage
 from router.errors import UpstreamBroken, UpstreamError, UpstreamTimeout
 from router.providers.http_answer import OWN_STALL_S, Answer, HttpError
 from router.providers.sse_scan import SseScanner

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from router.core.datamodels import TokenUsage
+from router.core.request import TokenUsage
 from router.errors import UpstreamBroken, UpstreamError, UpstreamTimeout
 from router.ports import ProviderCall
 from router.providers.http_stream import TRICKLE_WINDOW_S, TrickleGuard

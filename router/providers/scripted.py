@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from router.core.datamodels import TokenUsage
+from router.core.request import TokenUsage
 from router.errors import UpstreamBroken, UpstreamError, UpstreamUnavailable
 from router.ports import PlainReply, ProviderCall
 from router.providers.plain_answer import read_plain

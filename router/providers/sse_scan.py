@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from router.core.datamodels import TokenUsage
+from router.core.request import TokenUsage
 from router.providers.chat_shapes import (
     ABSENT,
     BAD_ENDINGS,

@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from router.core.datamodels import Flag, TokenUsage
+from router.core.request import TokenUsage
+from router.core.vocabulary import Flag
 
 
 def usage_from(reported: Any, *, saw_output: bool) -> TokenUsage | None:

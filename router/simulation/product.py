@@ -15,18 +15,14 @@ from classifier.datamodels import Score
 from local_llm.coefficients import may_flatter
 from local_llm.datamodels import EngineCoefficients, EngineLimits, ProcessState, SloTargets
 from local_llm.inflight import Inflight, Ticket
-from router.core.datamodels import (
-    Candidate,
-    PolicyConfig,
-    PriceRow,
-    RequestFacts,
-    Snapshot,
-    Tier,
-)
+from router.core.decision import Candidate, PolicyConfig
 from router.core.densities import DensityWindow
 from router.core.lengths import LengthTable
 from router.core.policy import decide
 from router.core.replay import world_bytes, world_hash
+from router.core.request import RequestFacts
+from router.core.snapshot import PriceRow, Snapshot
+from router.core.vocabulary import Tier
 from router.live_state import EngineRoom
 from router.simulation.policies import Gauges, Running
 from router.simulation.traces import TraceRequest

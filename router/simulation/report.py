@@ -9,8 +9,8 @@ from decimal import Decimal
 from typing import Any
 
 from local_llm.datamodels import SloTargets
-from router.core.datamodels import PriceRow
 from router.core.pricing import estimate_usd
+from router.core.snapshot import PriceRow
 from router.simulation.runner import Run
 from router.simulation.traces import TraceRequest
 

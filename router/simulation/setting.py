@@ -8,7 +8,8 @@ from local_llm.coefficients import PRESETS, UNKNOWN
 from local_llm.datamodels import EngineCoefficients, EngineLimits, SloTargets
 from local_llm.simulated_engine import LIMITS
 from local_llm.steptime import tokens_per_step
-from router.core.datamodels import PolicyConfig, PriceRow
+from router.core.decision import PolicyConfig
+from router.core.snapshot import PriceRow
 from router.errors import BadRequest
 from router.settings_types import Engine, LocalSettings
 from router.simulation.product import ProductConfig

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
-from router.core.datamodels import Reject, RoutingRecord, Tier
+from router.core.attempts import RoutingRecord
 from router.core.judgements import OVERHEAD_TENANTS
+from router.core.vocabulary import Reject, Tier
 from router.errors import RouterError
 
 MAX_REQUESTS = 1_000_000

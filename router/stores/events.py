@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from router.core.datamodels import AttemptOpened, Hold, RoutingRecord
+from router.core.attempts import AttemptOpened, Hold, RoutingRecord
 from router.core.judgements import JudgedAnswer
 
 

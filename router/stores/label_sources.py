@@ -12,8 +12,8 @@ from typing import Any
 
 from sqlalchemy import Engine, Select, and_, inspect, select
 
-from router.core.datamodels import Outcome, Tier
 from router.core.judgements import OVERHEAD_TENANTS, JudgedAnswer
+from router.core.vocabulary import Outcome, Tier
 from router.stores.queries import look, within
 from router.stores.rows import from_us
 from router.stores.schema import attempt, feedback, judgement, request

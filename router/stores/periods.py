@@ -29,7 +29,7 @@ from sqlalchemy import (
     update,
 )
 
-from router.core.datamodels import Outcome, WorkDone
+from router.core.attempts import WorkDone
 from router.core.energy import CardLook, EnergyTerms, Stretch
 from router.core.periods import (
     AssetTerms,
@@ -45,6 +45,7 @@ from router.core.periods import (
     settle_period,
     status_of,
 )
+from router.core.vocabulary import Outcome
 from router.stores import metered
 from router.stores.claims import AssetClaims
 from router.stores.engines import parse_url, write_engine

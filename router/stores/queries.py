@@ -14,9 +14,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, case, func, inspect, select
 
-from router.core.datamodels import AttemptRecord, Reason, RoutingRecord, Tier
+from router.core.attempts import AttemptRecord, RoutingRecord
 from router.core.exploration import extra_nanousd
 from router.core.judgements import OVERHEAD_TENANTS
+from router.core.vocabulary import Reason, Tier
 from router.stores.engines import sqlite_path
 from router.stores.rows import attempt_of, from_us, record_of, to_us
 from router.stores.schema import attempt, feedback, open_attempt, request, world

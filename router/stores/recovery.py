@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, case, delete, func, insert, literal, null, select, update
 
-from router.core.datamodels import Flag, Outcome, Tier
+from router.core.vocabulary import Flag, Outcome, Tier
 from router.stores.schema import LOST, attempt, open_attempt, posting, request
 
 # Names what the amount of a lost attempt rests on, where a settled one names its price row.

@@ -16,10 +16,11 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Engine, and_, func, inspect, select
 
-from router.core.datamodels import Outcome, Tier, TokenUsage
 from router.core.judgements import OVERHEAD_TENANTS
 from router.core.periods import HOUR_US, Period, on_us, settle_period, span_at
+from router.core.request import TokenUsage
 from router.core.savings import OVERHEAD_PREFIX, Tried
+from router.core.vocabulary import Outcome, Tier
 from router.stores.metered import energy_of, stretches_of
 from router.stores.periods import lines_of, on_of, rates_of
 from router.stores.queries import look, within

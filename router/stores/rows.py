@@ -11,23 +11,12 @@ from typing import Any, get_type_hints
 import msgspec
 
 from classifier.datamodels import RequestFeatures, Score
-from router.core.datamodels import (
-    Alternative,
-    AttemptOpened,
-    AttemptRecord,
-    Candidate,
-    Charge,
-    Decision,
-    Flag,
-    Hold,
-    Outcome,
-    Reason,
-    RoutingRecord,
-    Tier,
-    TokenUsage,
-)
+from router.core.attempts import AttemptOpened, AttemptRecord, Charge, Hold, RoutingRecord
+from router.core.decision import Alternative, Candidate, Decision
 from router.core.judgements import JudgedAnswer
 from router.core.replay import world_hash as hash_of_world
+from router.core.request import TokenUsage
+from router.core.vocabulary import Flag, Outcome, Reason, Tier
 from router.stores import schema
 from router.stores.events import Event, FeedbackGiven, Judged, Opened, Released, Reserved, Settled, WorldSeen
 

@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import Engine, and_, select
 
 from classifier.datamodels import Score
-from router.core.datamodels import Outcome
+from router.core.vocabulary import Outcome
 from router.stores.queries import look
 from router.stores.schema import attempt, feedback, request
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from router.core.datamodels import AttemptOpened, Hold, RoutingRecord
+from router.core.attempts import AttemptOpened, Hold, RoutingRecord
 from router.core.judgements import JudgedAnswer
 from router.ports import Clock
 from router.stores import queries

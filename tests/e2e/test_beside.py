@@ -17,8 +17,9 @@ import pytest
 from router.commands import savings
 from router.commands.output import Format
 from router.commands.ranges import Range
-from router.core.datamodels import Outcome, RoutingRecord
+from router.core.attempts import RoutingRecord
 from router.core.judgements import JUDGE_TENANT, SHADOW_TENANT, JudgedAnswer
+from router.core.vocabulary import Outcome
 from router.stores import label_sources, queries
 from tests.gateway import BIG_PRICE, CHEAP_PRICE, RunningGateway, running, until
 from tests.upstream import FakeUpstream, ok, stall, status

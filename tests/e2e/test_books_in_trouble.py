@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from router.core.datamodels import NANO_PER_USD
+from router.core.vocabulary import NANO_PER_USD
 from router.stores import queries
 from router.stores.engines import read_engine
 from router.stores.spool import FOLDER

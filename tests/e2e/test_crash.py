@@ -15,7 +15,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from router.core.datamodels import NANO_PER_USD, Flag, Outcome, RoutingRecord, Tier
+from router.core.attempts import RoutingRecord
+from router.core.vocabulary import NANO_PER_USD, Flag, Outcome, Tier
 from router.stores import queries
 from router.stores.engines import read_engine
 from tests.gateway import three_tiers

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from router.core.datamodels import Flag
+from router.core.vocabulary import Flag
 from tests.engine_house import house
 from tests.upstream import with_usage
 

@@ -17,9 +17,9 @@ from classifier import registry
 from classifier.heuristic import HeuristicScorer
 from router.checks import Check, State
 from router.commands.doctor_classifier import classifier
-from router.core.datamodels import Flag
 from router.core.policy import decide
 from router.core.replay import restore
+from router.core.vocabulary import Flag
 from tests.fakes import BrokenScorer
 from tests.gateway import RunningGateway, running, settings_of, three_tiers
 from tests.model_folders import copy_of_shipped, edit_manifest, spoil, version_of

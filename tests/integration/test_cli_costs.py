@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from router.cli import main
-from router.core.datamodels import Outcome, Tier
+from router.core.vocabulary import Outcome, Tier
 from router.stores.sql import SqlLedger
 from tests.ledger_samples import NOON, WallClock, hold, settled, tried
 

@@ -20,7 +20,7 @@ import yaml
 from local_llm.datamodels import ProcessState
 from local_llm.launch import gpus_used
 from router.bootstrap import build
-from router.core.datamodels import Outcome, Reason
+from router.core.vocabulary import Outcome, Reason
 from router.local_engines import LocalEngine
 from router.settings import parse_settings
 from router.settings_types import Engine, Settings

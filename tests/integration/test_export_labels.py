@@ -15,8 +15,9 @@ import pytest
 from classifier.datamodels import RequestFeatures
 from classifier.dataset import read_labels
 from classifier.labels import MAX_JUDGEMENTS_PER_JUDGE
-from router.core.datamodels import Reason, RoutingRecord, Tier
+from router.core.attempts import RoutingRecord
 from router.core.judgements import SHADOW_TENANT, JudgedAnswer
+from router.core.vocabulary import Reason, Tier
 from router.learning_loop.export import Exported, export
 from router.stores.sql import SqlLedger
 from tests.ledger_samples import NOON, WallClock, settled, tried

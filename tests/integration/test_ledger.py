@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from router.core.datamodels import Flag, Outcome, Tier
+from router.core.vocabulary import Flag, Outcome, Tier
 from router.errors import ConfigError, Unavailable
 from router.stores import queries
 from router.stores.checkpoints import LogLimits

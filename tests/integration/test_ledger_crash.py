@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from router.core.datamodels import Outcome
+from router.core.vocabulary import Outcome
 from router.stores import queries
 from router.stores.engines import read_engine
 from router.stores.sql import SqlLedger

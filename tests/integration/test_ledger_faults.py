@@ -15,7 +15,7 @@ from secrets import token_hex
 
 import pytest
 
-from router.core.datamodels import Tier
+from router.core.vocabulary import Tier
 from router.errors import Unavailable
 from router.stores import queries
 from router.stores.database import Database

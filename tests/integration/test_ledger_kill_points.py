@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from router.core.datamodels import Outcome
+from router.core.vocabulary import Outcome
 from router.stores import queries
 from router.stores.database import Database
 from router.stores.engines import parse_url, read_engine

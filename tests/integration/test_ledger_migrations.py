@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, Engine, inspect
 
-from router.core.datamodels import Outcome, Tier
+from router.core.vocabulary import Outcome, Tier
 from router.stores import queries
 from router.stores.engines import parse_url, read_engine, write_engine
 from router.stores.migrations import MIGRATIONS, SchemaError, migrate, verify

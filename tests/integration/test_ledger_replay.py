@@ -10,7 +10,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.core.datamodels import Tier
+from router.core.vocabulary import Tier
 from router.stores import queries
 from router.stores.database import Database
 from router.stores.engines import parse_url, read_engine

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from router.core.datamodels import Tier
 from router.core.judgements import SHADOW_TENANT, seen_probability
+from router.core.vocabulary import Tier
 from router.stores.reports import count_answered, served_requests
 from router.stores.sql import SqlLedger
 from tests.ledger_samples import NOON, WallClock, hold, settled, tried

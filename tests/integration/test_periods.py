@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
-from router.core.datamodels import Charge
+from router.core.attempts import Charge
 from router.core.periods import GRACE_US, HOUR_US
 from router.stores.engines import read_engine
 from router.stores.events import Settled

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import func, select
 
-from router.core.datamodels import Outcome
 from router.core.energy import Basis, EnergyTerms, Stretch
 from router.core.periods import HOUR_US, AssetTerms, OnMode, fully_loaded
+from router.core.vocabulary import Outcome
 from router.stores.engines import read_engine
 from router.stores.events import Settled
 from router.stores.reports import Hours, hours

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from router.core.datamodels import Flag, TokenUsage
+from router.core.request import TokenUsage
+from router.core.vocabulary import Flag
 from router.errors import (
     UpstreamBroken,
 )

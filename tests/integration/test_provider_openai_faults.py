@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from router.core.datamodels import TokenUsage
+from router.core.request import TokenUsage
 from router.errors import (
     UpstreamBroken,
     UpstreamContextTooLong,

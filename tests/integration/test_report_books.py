@@ -20,9 +20,12 @@ from router.cli import main
 from router.commands import break_even_traffic, focus, hours, savings
 from router.commands.output import Format, write_rows
 from router.commands.ranges import Range
-from router.core.datamodels import AttemptRecord, Charge, Outcome, Snapshot, Tier, TokenUsage
+from router.core.attempts import AttemptRecord, Charge
 from router.core.periods import HOUR_US, AssetTerms, OnMode, Rate, Span, settle_period
 from router.core.replay import world_bytes
+from router.core.request import TokenUsage
+from router.core.snapshot import Snapshot
+from router.core.vocabulary import Outcome, Tier
 from router.stores.periods import PeriodStore
 from router.stores.reports import ApiHour, Hours, PostedGroup
 from router.stores.rows import to_us

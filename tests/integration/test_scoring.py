@@ -15,8 +15,10 @@ from classifier import registry
 from classifier.golden import golden_requests
 from classifier.heuristic import HeuristicScorer
 from classifier.registry import Registry
-from router.core.datamodels import Candidate, Flag, PolicyConfig, PriceRow, Tier
-from router.ports import Judgement, ScoredBy
+from router.core.decision import Candidate, PolicyConfig
+from router.core.snapshot import PriceRow
+from router.core.vocabulary import Flag, Tier
+from router.ports import ScoredBy, ScoringPolicy
 from router.scorer_choice import ScorerChoice
 from router.scoring import ModelKeeper, ModelNotTrusted, PriorForTheRest, Source
 from router.settings import ClassifierSettings, ModelChoice
@@ -40,8 +42,8 @@ class Desk:
     warnings: list[tuple[str, dict[str, str]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        prior = Judgement(HeuristicScorer(), POLICIES, ScoredBy.PRIOR, (Flag.CLASSIFIER_UNAVAILABLE,))
-        self.judged = ScorerChoice(Judgement(prior.scorer, POLICIES), prior)
+        prior = ScoringPolicy(HeuristicScorer(), POLICIES, ScoredBy.PRIOR, (Flag.CLASSIFIER_UNAVAILABLE,))
+        self.judged = ScorerChoice(ScoringPolicy(prior.scorer, POLICIES), prior)
         words = {choice.value: choice for choice in ModelChoice if choice is not ModelChoice.FOLDER}
         choice = words.get(self.model, ModelChoice.FOLDER)
         folder = Path(self.model) if choice is ModelChoice.FOLDER else None
@@ -122,9 +124,9 @@ async def test_a_canary_gets_its_share_and_its_own_dials_beside_the_model_in_for
     await desk.keeper.refresh()
     assert desk.keeper.in_force.model is current, "it is not read again"
     seen = [desk.judged.of(f"s{i}", 0.0) for i in range(2000)]
-    versions = [judgement.scorer.version for judgement in seen]
+    versions = [scoring.scorer.version for scoring in seen]
     assert versions.count(version_of(other)) / len(versions) == pytest.approx(0.25, abs=0.04)
-    canary = next(judgement for judgement in seen if judgement.scored_by is ScoredBy.CANARY)
+    canary = next(scoring for scoring in seen if scoring.scored_by is ScoredBy.CANARY)
     assert canary.flags == (Flag.CANARY_MODEL,)
     assert canary.policies[""].nu_usd is not None
     Registry(desk.root).rollback(now_utc=NOW)
@@ -196,9 +198,9 @@ async def test_what_is_missing_or_of_another_time_is_replaced_by_the_heuristic_u
     desk.loaded()
     assert desk.events == ["classifier_unavailable"]
     assert says in str(desk.keeper.in_force.problem)
-    judgement = desk.judged.of("a", 0.0)
-    assert judgement.flags == (Flag.CLASSIFIER_UNAVAILABLE,)
-    assert judgement.policies[""].nu_usd is None, "the prior has no calibration sample: the target is the floor"
+    scoring = desk.judged.of("a", 0.0)
+    assert scoring.flags == (Flag.CLASSIFIER_UNAVAILABLE,)
+    assert scoring.policies[""].nu_usd is None, "the prior has no calibration sample: the target is the floor"
     Registry(desk.root).rollback(now_utc=NOW)
     await desk.keeper.refresh()
     assert (desk.version, desk.keeper.in_force.problem) == (SHIPPED_VERSION, None)

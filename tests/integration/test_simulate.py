@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from router.cli import main
-from router.core.datamodels import Outcome, Tier
+from router.core.vocabulary import Outcome, Tier
 from router.simulation.arrivals import gamma_bursts
 from router.simulation.traces import TraceRequest
 from router.stores.sql import SqlLedger

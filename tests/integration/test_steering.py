@@ -12,7 +12,7 @@ import pytest
 
 from router.api.schemas import decode_chat
 from router.bootstrap import Gateway
-from router.core.datamodels import Tier
+from router.core.vocabulary import Tier
 from router.flow import consider, describe
 from router.score_watch import RECENT
 from tests.gateway import running, three_tiers

@@ -14,7 +14,7 @@ import pytest
 
 from local_llm.datamodels import GpuReading
 from router.closing import KeptAsset, PeriodKeeper, installation_id
-from router.core.datamodels import WorkDone
+from router.core.attempts import WorkDone
 from router.core.energy import CardLook, EnergyTerms, Stretch
 from router.core.periods import AssetTerms, OnMode
 from router.metering import Cards, boot_id

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from router.core.datamodels import Attempt, Tier
+from router.core.attempts import Attempt
+from router.core.vocabulary import Tier
 from router.delivery import _limits
 from tests.fakes import CHEAP, LOCAL
 from tests.flow_world import World

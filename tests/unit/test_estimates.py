@@ -7,7 +7,8 @@ from decimal import Decimal
 
 import pytest
 
-from router.core.datamodels import Flag, Tier, TokenUsage
+from router.core.request import TokenUsage
+from router.core.vocabulary import Flag, Tier
 from router.errors import BadRequest, NotFound
 from router.estimates import estimate, estimate_shown
 from router.prices import PriceBook

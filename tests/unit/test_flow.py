@@ -18,7 +18,7 @@ from classifier.datamodels import RequestFeatures, Score
 from classifier.heuristic import HeuristicScorer
 from local_llm.datamodels import ProcessState
 from router.api.schemas import decode_chat
-from router.core.datamodels import CircuitState, Flag, Outcome, Tier
+from router.core.vocabulary import CircuitState, Flag, Outcome, Tier
 from router.errors import (
     NoRoute,
     OverBudget,

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from router.api.schemas import decode_chat
-from router.core.datamodels import CircuitState, Flag, Outcome, Tier
 from router.core.health import FAILURES_TO_OPEN
+from router.core.vocabulary import CircuitState, Flag, Outcome, Tier
 from router.errors import NoRoute, UpstreamUnavailable
 from router.flow import handle_chat
 from router.providers.scripted import Fail, Say, Step

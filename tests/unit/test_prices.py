@@ -11,8 +11,9 @@ from genai_prices.data_snapshot import get_snapshot
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.datamodels import Flag, TokenUsage
 from router.core.pricing import cost_nanousd, estimate_usd
+from router.core.request import TokenUsage
+from router.core.vocabulary import Flag
 from router.errors import ConfigError
 from router.listed_prices import listed_context_window_tokens
 from router.prices import PriceBook, PriceUnknown

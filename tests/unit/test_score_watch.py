@@ -8,7 +8,8 @@ import random
 import pytest
 
 from classifier.datamodels import Score
-from router.core.datamodels import Candidate, Decision, Reason, Tier
+from router.core.decision import Candidate, Decision
+from router.core.vocabulary import Reason, Tier
 from router.ports import ScoredBy
 from router.score_watch import RECENT, Alarms, ScoreWatch
 from tests.fakes import BIG, CHEAP, LOCAL

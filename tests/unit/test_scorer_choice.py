@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from router.core.datamodels import Flag, PolicyConfig
+from router.core.decision import PolicyConfig
 from router.core.health import COOL_DOWN_S, FAILURES_TO_OPEN
-from router.ports import Judgement, ScoredBy
+from router.core.vocabulary import Flag
+from router.ports import ScoredBy, ScoringPolicy
 from router.scorer_choice import ScorerChoice, place_of
 from tests.fakes import FixedScorer
 
 POLICIES = {"": PolicyConfig()}
-CURRENT = Judgement(FixedScorer(version="v1"), POLICIES)
-CANARY = Judgement(FixedScorer(version="v2"), POLICIES, ScoredBy.CANARY, (Flag.CANARY_MODEL,))
-PRIOR = Judgement(FixedScorer(version="prior"), POLICIES, ScoredBy.PRIOR, (Flag.CLASSIFIER_UNAVAILABLE,))
+CURRENT = ScoringPolicy(FixedScorer(version="v1"), POLICIES)
+CANARY = ScoringPolicy(FixedScorer(version="v2"), POLICIES, ScoredBy.CANARY, (Flag.CANARY_MODEL,))
+PRIOR = ScoringPolicy(FixedScorer(version="prior"), POLICIES, ScoredBy.PRIOR, (Flag.CLASSIFIER_UNAVAILABLE,))
 
 
 def choice(*, share: float = 0.0) -> tuple[ScorerChoice, list[str]]:
@@ -67,7 +68,7 @@ def test_a_new_model_is_not_held_to_what_the_old_one_did() -> None:
     for _ in range(FAILURES_TO_OPEN):
         judged.note(CURRENT, None, 0.0)
     assert judged.of("a", 1.0) is PRIOR
-    judged.swap(Judgement(FixedScorer(version="v9"), POLICIES))
+    judged.swap(ScoringPolicy(FixedScorer(version="v9"), POLICIES))
     assert judged.of("a", 1.0).scorer.version == "v9"
     judged.note(CURRENT, None, 1.0)  # a request that was still under way with the old one
     assert judged.of("a", 1.0).scorer.version == "v9"

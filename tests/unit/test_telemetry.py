@@ -10,16 +10,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from router.core.datamodels import (
-    AttemptRecord,
-    Charge,
-    CircuitState,
-    Outcome,
-    Reason,
-    RoutingRecord,
-    Tier,
-    TokenUsage,
-)
+from router.core.attempts import AttemptRecord, Charge, RoutingRecord
+from router.core.request import TokenUsage
+from router.core.vocabulary import CircuitState, Outcome, Reason, Tier
 from router.ports import Telemetry
 from router.telemetry import MAX_EVENTS, PrometheusTelemetry
 

@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from router.core.datamodels import AttemptRecord, Charge, Flag, Outcome, RoutingRecord, Tier, TokenUsage
+from router.core.attempts import AttemptRecord, Charge, RoutingRecord
+from router.core.request import TokenUsage
+from router.core.vocabulary import Flag, Outcome, Tier
 from router.telemetry import PrometheusTelemetry
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)

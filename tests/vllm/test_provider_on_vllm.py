@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from router.core.datamodels import Candidate, Tier
+from router.core.decision import Candidate
+from router.core.vocabulary import Tier
 from router.errors import (
     UpstreamBroken,
     UpstreamContextTooLong,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from router.api.controls import read_controls
 from router.core.chat import NO_CONTROLS, RouterControls
-from router.core.datamodels import Locality
+from router.core.vocabulary import Locality
 from router.errors import BadRequest
 
 ALL_HEADERS = {

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from router.api.schemas import MAX_OUTPUT_TOKENS, decode_chat
 from router.core.chat import ChatRequest
-from router.core.datamodels import Locality
+from router.core.vocabulary import Locality
 from router.errors import BadRequest, ClientError
 
 HELLO = [{"role": "user", "content": "hello"}]

@@ -19,7 +19,9 @@ from router.core.charges import (
     standard_rate,
     work_cost_nanousd,
 )
-from router.core.datamodels import AssetRate, Flag, PriceRow, PriceTier, TokenUsage
+from router.core.request import TokenUsage
+from router.core.snapshot import AssetRate, PriceRow, PriceTier
+from router.core.vocabulary import Flag
 
 COEFFICIENTS = EngineCoefficients(name="h100", t0_s=0.0, c_seq_s=190e-6, c_kv_s=0.0, c_prefill_s=35e-6, calibrated=True)
 ASSET = AssetRate("gpu0", standard_rate(Decimal("2.50"), Decimal(1)), version="rented-2.50")

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from router.core.datamodels import Alternative, Decision, Reject, Tier
+from router.core.decision import Alternative, Decision
 from router.core.densities import POINTS, REFRESH_EVERY, WINDOW, DensityWindow
+from router.core.vocabulary import Reject, Tier
 
 
 def decision(usd: float | None, work_gpu_s: float | None = 1.0) -> Decision:

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from local_llm.datamodels import GpuReading
-from router.core.datamodels import PolicyConfig, Reject
+from router.core.decision import PolicyConfig
 from router.core.eligibility import engine_problems
 from router.core.policy import decide
+from router.core.vocabulary import Reject
 from tests.fakes import ALL, EASY, LOCAL, engine, facts, reasons_of, snapshot
 
 BUSY = GpuReading(0, "H100", utilization_ratio=1.0, memory_total_bytes=80 * 2**30, memory_used_bytes=79 * 2**30)

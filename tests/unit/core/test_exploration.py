@@ -10,10 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.datamodels import BudgetState, Decision, Locality, PolicyConfig, Reason, RequestFacts, Tier
+from router.core.decision import Decision, PolicyConfig
 from router.core.exploration import ExplorationBudget, draw_tier, extra_nanousd
 from router.core.policy import decide
 from router.core.replay import restore, world_bytes
+from router.core.request import RequestFacts
+from router.core.snapshot import BudgetState
+from router.core.vocabulary import Locality, Reason, Tier
 from tests.fakes import ALL, BIG, CHEAP, EASY, FULL, HARD, LOCAL, MIDDLE, NOON, engine, facts, snapshot
 
 CFG = PolicyConfig(exploration_ratio=0.1)

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.datamodels import Alternative, Attempt, AttemptResult, Candidate, Decision, Outcome
+from router.core.attempts import Attempt, AttemptResult
+from router.core.decision import Alternative, Candidate, Decision
 from router.core.fallback import RetryConfig, attempts
+from router.core.vocabulary import Outcome
 from tests.fakes import ALL, BIG, CHEAP, EASY, LOCAL, names
 
 CFG = RetryConfig()

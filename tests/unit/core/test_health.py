@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.datamodels import CircuitState, Outcome, ProviderHealth
 from router.core.health import (
     COOL_DOWN_S,
     CREDENTIALS_COOL_DOWN_S,
@@ -14,6 +13,8 @@ from router.core.health import (
     begin_probe,
     is_open,
 )
+from router.core.snapshot import ProviderHealth
+from router.core.vocabulary import CircuitState, Outcome
 
 FRESH = ProviderHealth()
 FAILURES = [Outcome.TIMEOUT, Outcome.UNAVAILABLE, Outcome.BROKEN]

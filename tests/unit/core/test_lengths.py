@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.datamodels import TokenEstimate
 from router.core.lengths import DEFAULT_MEAN_TOKENS, DEFAULT_P90_TOKENS, MIN_OBSERVATIONS, WINDOW, LengthTable
+from router.core.request import TokenEstimate
 
 
 def figures(table: LengthTable, name: str = "chat", cap: int | None = None) -> tuple[int, int, str]:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from local_llm.datamodels import EngineCoefficients
 from router.core.charges import NANO_PER_CENT, apportion, local_charge, rounded_to, standard_rate
-from router.core.datamodels import AssetRate, Outcome, TokenUsage
 from router.core.periods import (
     GRACE_US,
     HOUR_US,
@@ -30,6 +29,9 @@ from router.core.periods import (
     spans,
     status_of,
 )
+from router.core.request import TokenUsage
+from router.core.snapshot import AssetRate
+from router.core.vocabulary import Outcome
 
 H0 = 496_000 * HOUR_US  # some full hour
 RENT = Rate(H0, Decimal("2.50"), "rented-2.50")

@@ -11,21 +11,13 @@ from hypothesis import strategies as st
 
 from classifier.datamodels import Score
 from local_llm.datamodels import EngineReading, InflightState, ProcessState
-from router.core.datamodels import (
-    BudgetState,
-    CircuitState,
-    Flag,
-    Locality,
-    PolicyConfig,
-    ProviderHealth,
-    Reason,
-    Reject,
-    Tier,
-    TokenEstimate,
-)
+from router.core.decision import PolicyConfig
 from router.core.health import begin_probe
 from router.core.policy import decide
 from router.core.replay import moment_bytes, restore, world_bytes
+from router.core.request import TokenEstimate
+from router.core.snapshot import BudgetState, ProviderHealth
+from router.core.vocabulary import CircuitState, Flag, Locality, Reason, Reject, Tier
 from router.core.weighing import congestion_usd_per_gpu_s
 from tests.fakes import (
     ALL,

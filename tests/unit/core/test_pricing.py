@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.datamodels import Flag, PriceRow, PriceTier, TokenUsage
 from router.core.pricing import (
     Forecast,
     cost_nanousd,
@@ -19,6 +18,9 @@ from router.core.pricing import (
     sane_usage,
     tier_for,
 )
+from router.core.request import TokenUsage
+from router.core.snapshot import PriceRow, PriceTier
+from router.core.vocabulary import Flag
 
 
 def tier(start: int, input_usd: str, output_usd: str, cached: str | None = None, write: str | None = None) -> PriceTier:

@@ -8,8 +8,10 @@ from decimal import Decimal
 import pytest
 
 from classifier.calibrate import CalibrationRow, CalibrationSample, TokenPrices, nu_for_target
-from router.core.datamodels import AssetRate, PolicyConfig, Reject
+from router.core.decision import PolicyConfig
 from router.core.quality_dials import marginal_prices, reference_of, set_dials
+from router.core.snapshot import AssetRate
+from router.core.vocabulary import Reject
 from tests.fakes import ALL, BIG, CHEAP, H100, LOCAL, PRICES, price
 
 POLICIES = {"": PolicyConfig(), "cheap": PolicyConfig(quality_target_ratio=0.9)}

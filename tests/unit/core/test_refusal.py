@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from router.core.datamodels import Locality, PolicyConfig
+from router.core.decision import PolicyConfig
 from router.core.policy import decide
 from router.core.refusal import why_nothing
+from router.core.vocabulary import Locality
 from router.errors import Saturated
 from tests.fakes import ALL, EASY, FULL, LOCAL, engine, facts, snapshot
 

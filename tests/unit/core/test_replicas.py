@@ -14,27 +14,17 @@ from hypothesis import strategies as st
 
 from classifier.datamodels import Score
 from local_llm.datamodels import InflightState, LocalSnapshot, ProcessState
-from router.core.datamodels import (
-    AssetRate,
-    Attempt,
-    AttemptResult,
-    Candidate,
-    Decision,
-    Flag,
-    Locality,
-    Outcome,
-    PolicyConfig,
-    Reason,
-    RequestFacts,
-    Snapshot,
-    Tier,
-)
+from router.core.attempts import Attempt, AttemptResult
+from router.core.decision import Candidate, Decision, PolicyConfig
 from router.core.densities import REFRESH_EVERY, DensityWindow
 from router.core.fallback import attempts
 from router.core.policy import decide
 from router.core.replay import moment_bytes, restore, world_bytes
 from router.core.replicas import NEAR_RATIO, STAY_WITHIN_U, choose_engine
+from router.core.request import RequestFacts
+from router.core.snapshot import AssetRate, Snapshot
 from router.core.virtual_models import resolve
+from router.core.vocabulary import Flag, Locality, Outcome, Reason, Tier
 from tests.fakes import BIG, CHEAP, EASY, FULL, HARD, engine, facts, names, reasons_of, snapshot
 
 CFG = PolicyConfig()

@@ -7,9 +7,10 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.datamodels import Outcome, Tier, TokenUsage
 from router.core.pricing import cost_nanousd
+from router.core.request import TokenUsage
 from router.core.savings import Tried, Waterfall, of_overhead, of_request, with_hardware
+from router.core.vocabulary import Outcome, Tier
 from tests.fakes import BIG, CHEAP, LOCAL, PRICES
 
 PREMIUM = PRICES[BIG.name]

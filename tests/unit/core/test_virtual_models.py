@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from router.core.datamodels import Candidate, Locality, Tier
+from router.core.decision import Candidate
 from router.core.virtual_models import Target, TargetKind, known_names, resolve
+from router.core.vocabulary import Locality, Tier
 from router.errors import BadRequest, NotFound
 
 LOCAL = Candidate("meta/llama", Tier.LOCAL, "engine", "meta/llama", 8192)
@@ -56,7 +57,7 @@ def test_a_configured_name_goes_before_a_hosts_name() -> None:
 
 
 def test_a_model_that_cannot_answer_now_is_still_found() -> None:
-    from router.core.datamodels import Reject
+    from router.core.vocabulary import Reject
 
     keyless = replace(LUNA, unavailable=Reject.UNCONFIGURED)
     assert resolve("cheap", (keyless,)).tier is Tier.CHEAP

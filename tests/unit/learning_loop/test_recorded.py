@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from router.core.datamodels import TokenUsage
+from router.core.request import TokenUsage
 from router.errors import UpstreamBroken
 from router.learning_loop.answers import MAX_ANSWER_BYTES
 from router.learning_loop.recorded import RecordedStream

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from classifier.datamodels import LoggedOutcome
-from router.core.datamodels import Tier
+from router.core.vocabulary import Tier
 from router.learning_loop.retries import AnsweredCall, retries
 
 FIRST = AnsweredCall("a", "acme", "s", "hash-1", "auto", Tier.LOCAL, 100.0, 5.0)

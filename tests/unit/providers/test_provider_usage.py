@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.datamodels import Flag, TokenUsage
+from router.core.request import TokenUsage
+from router.core.vocabulary import Flag
 from router.providers.usage import usage_from
 
 UNTOLD = (Flag.CACHE_UNKNOWN,)

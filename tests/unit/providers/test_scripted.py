@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from router.core.datamodels import TokenUsage
+from router.core.request import TokenUsage
 from router.errors import UpstreamBroken, UpstreamUnavailable
 from router.ports import Provider
 from router.providers.scripted import Fail, Say, ScriptedProvider

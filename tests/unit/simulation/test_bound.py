@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from local_llm.coefficients import PRESETS
 from local_llm.datamodels import EngineCoefficients, EngineLimits, SloTargets
 from local_llm.simulated_engine import LIMITS
-from router.core.datamodels import PriceRow, PriceTier
+from router.core.snapshot import PriceRow, PriceTier
 from router.simulation.bound import least_spend_ratio
 from router.simulation.product import ProductConfig, ProductPolicy
 from router.simulation.report import api_costs_usd, row_of

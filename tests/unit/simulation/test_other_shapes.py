@@ -12,7 +12,7 @@ from local_llm.coefficients import PRESETS, UNKNOWN
 from local_llm.datamodels import EngineCoefficients, EngineLimits, SloTargets
 from local_llm.simulated_engine import LIMITS
 from local_llm.steptime import tokens_per_step
-from router.core.datamodels import PriceRow, PriceTier
+from router.core.snapshot import PriceRow, PriceTier
 from router.simulation.product import ProductConfig, ProductPolicy
 from router.simulation.report import Row, api_costs_usd, row_of
 from router.simulation.runner import run

@@ -14,7 +14,8 @@ import pytest
 from local_llm.coefficients import PRESETS
 from local_llm.datamodels import EngineCoefficients, EngineLimits, SloTargets
 from local_llm.simulated_engine import LIMITS
-from router.core.datamodels import PolicyConfig, PriceRow, PriceTier
+from router.core.decision import PolicyConfig
+from router.core.snapshot import PriceRow, PriceTier
 from router.simulation.arrivals import gamma_bursts, poisson
 from router.simulation.capacity import slo_capacity_rps
 from router.simulation.plot import svg

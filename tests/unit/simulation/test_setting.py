@@ -11,7 +11,8 @@ import pytest
 
 from local_llm.coefficients import PRESETS
 from local_llm.datamodels import SloTargets
-from router.core.datamodels import PolicyConfig, PriceRow, PriceTier
+from router.core.decision import PolicyConfig
+from router.core.snapshot import PriceRow, PriceTier
 from router.errors import BadRequest
 from router.settings import load_settings
 from router.settings_types import LocalSettings

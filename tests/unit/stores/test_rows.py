@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.datamodels import Flag, Outcome, RoutingRecord, Tier, TokenUsage
+from router.core.attempts import RoutingRecord
+from router.core.request import TokenUsage
+from router.core.vocabulary import Flag, Outcome, Tier
 from router.stores.events import Opened, Reserved, Settled
 from router.stores.rows import (
     ATTEMPT_COLUMNS,
