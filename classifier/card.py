@@ -44,7 +44,7 @@ def _head(manifest: ModelManifest) -> str:
         f"# Model {manifest.version}",
         "",
         f"- What it says: P(adequate) per tier ({', '.join(manifest.tiers)}), complexity, novelty. English mostly.",
-        f"- Labels: {data['rows_kept']} rows, sha256 {str(data['sha256'])[:16]}: {counts}.",
+        f"- Labels: {data['rows_kept']} rows of {data['rows_read']} read, sha256 {str(data['sha256'])[:16]}: {counts}.",
         f"- Merged: {data['rows_duplicate']} repetitions, {data['rows_contradictory']} contradictions.",
         f"- Left out: {data['rows_invalid']} invalid rows.",
         f"- Form: words and {manifest.trained_with['tree_count']} trees a tier, averaged and calibrated.",

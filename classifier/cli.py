@@ -7,7 +7,7 @@ raises one of `UsageError` (wrong use) and `LearningError` (the thing itself fai
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -20,10 +20,13 @@ from classifier.registry import load_serving_scorer, shipped_folder
 from classifier.rows import open_text, request_features, row_of
 from classifier.scorer import TrainedScorer
 
+MIN_FRESH_ROWS = 30
+
 if TYPE_CHECKING:
+    from classifier.datamodels import LabelledExample
     from classifier.gate import Scores, Verdict
 
-Progress = Callable[[str], None]
+Progress = Callable[[str, float | None], None]
 
 
 class UsageError(ValueError):
@@ -119,30 +122,42 @@ def train(
     seed: int = 0,
     keep_held_out: bool = True,
     with_card: bool = True,
+    threads: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train on a labels file; `out` is loadable at once. Returns the manifest's headline.
 
     `with_card` writes `card.md` and its plots beside the model: what it was trained on and how good it is, by
-    predictions made out of fold.
+    predictions made out of fold. No more than `threads` threads are used.
     """
     with _told():
+        from classifier.card import write_card
         from classifier.dataset import read_labels
+        from classifier.progress import few_threads, unheard
         from classifier.train import train as run
 
-        examples, summary = read_labels(labels, progress=_counted(progress))
-        trained = run(
-            examples, summary, out, now_utc=now_utc, seed=seed, keep_held_out=keep_held_out, progress=progress
-        )
-        manifest = trained.manifest
-        if with_card:
-            from classifier.card import write_card
-
-            write_card(out, manifest, examples, trained.p, trained.novelty)
+        tell = progress or unheard
+        with few_threads(threads):
+            examples, summary = read_labels(labels, progress=_counted(tell))
+            trained = run(
+                examples,
+                summary,
+                out,
+                now_utc=now_utc,
+                seed=seed,
+                keep_held_out=keep_held_out,
+                threads=threads,
+                progress=tell,
+            )
+            manifest = trained.manifest
+            if with_card:
+                tell("writing the card", 0.99)
+                write_card(out, manifest, examples, trained.p, trained.novelty)
         return {
             "version": manifest.version,
             "out": str(out),
             "rows": summary.rows_kept,
+            "rows_read": summary.rows_read,
             "tiers": list(manifest.tiers),
             "metrics": dict(manifest.metrics),
             "rows_duplicate": summary.rows_duplicate,
@@ -151,8 +166,8 @@ def train(
         }
 
 
-def _counted(progress: Progress | None) -> Callable[[int], None] | None:
-    return None if progress is None else lambda rows: progress(f"read {rows} rows")
+def _counted(progress: Progress) -> Callable[[int], None]:
+    return lambda rows: progress(f"reading labels: {rows} rows", None)
 
 
 def evaluate(
@@ -165,6 +180,7 @@ def evaluate(
     include_seen: bool = False,
     draws: int = 300,
     with_plots: bool = True,
+    threads: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model on a labels file: `report.json`, `report.md` and plots in `out`.
@@ -175,37 +191,70 @@ def evaluate(
         import numpy as np
 
         from classifier import evaluate as ev
-        from classifier.dataset import read_labels, stem_hash
+        from classifier import leaks
+        from classifier.dataset import read_labels
+        from classifier.progress import few_threads, unheard
         from classifier.report import plots
 
+        tell = progress or unheard
         folder = _folder(model, registry_root)
         scorer = registry.load_scorer(folder)
-        examples, summary = read_labels(labels, progress=_counted(progress))
-        seen = registry.load_stems(folder)
-        fresh = [e for e in examples if stem_hash(e) not in seen]
-        notes = [f"{len(examples) - len(fresh)} of {len(examples)} rows share their stem with training data"]
-        if include_seen:
-            notes.append("these rows are included: the figures flatter the model")
-        else:
-            if len(fresh) < 30:
-                raise LearningError(f"{notes[0]}; {len(fresh)} fresh rows are too few to say anything")
-            examples = fresh
-        examples, note = ev.usable(examples)
-        notes += note
         tiers = scorer.model.tiers
-        scores = ev.predict(scorer, examples, progress)
-        p = np.array([[s.p_adequate[t] for t in tiers] for s in scores])
-        data = ev.collect(examples, tiers, p, np.array([s.novelty_ratio for s in scores]))
-        found = ev.report(data, prices=prices, draws=draws)
-        found |= {
-            "model_version": scorer.version,
-            "labels_sha256": summary.sha256,
-            "notes": [*notes, *summary.warnings],
-        }
-        ev.write_report(found, out)
-        if with_plots:
-            plots(data, prices or ev.DEFAULT_PRICES, out)
+        with few_threads(threads):
+            examples, summary = read_labels(labels, progress=_counted(tell))
+            examples, notes = _of_these_tiers(examples, tiers)
+            examples, note = _not_seen(examples, registry.load_stems(folder), include_seen=include_seen)
+            notes += note
+            examples, note = ev.usable(examples)
+            notes += note
+            scores = ev.predict(scorer, examples, tell)
+            p = np.array([[s.p_adequate[t] for t in tiers] for s in scores])
+            data = ev.collect(examples, tiers, p, np.array([s.novelty_ratio for s in scores]))
+            tell("computing figures and their intervals", None)
+            found = ev.report(data, prices=prices, draws=draws)
+            found |= {
+                "model_version": scorer.version,
+                "labels_sha256": summary.sha256,
+                "notes": [*notes, *summary.warnings, *leaks.warnings(examples, tiers)],
+            }
+            ev.write_report(found, out)
+            if with_plots:
+                plots(data, prices or ev.DEFAULT_PRICES, out)
         return found
+
+
+def _of_these_tiers(
+    examples: Sequence[LabelledExample], tiers: Sequence[str]
+) -> tuple[list[LabelledExample], list[str]]:
+    """Rows that judge a tier the model knows, and a note on what else the labels judge."""
+    judged = {t for e in examples for t in e.outcomes}
+    foreign = sorted(judged - set(tiers))
+    if not judged & set(tiers):
+        raise LearningError(
+            f"the labels judge {', '.join(foreign)}; the model predicts {', '.join(tiers)}: no tier is in both. Name "
+            "the tiers in `outcomes` as the model does, or train a model on labels of these tiers and give it with "
+            "--model"
+        )
+    kept = [e for e in examples if not set(e.outcomes).isdisjoint(tiers)]
+    notes = [f"the model predicts {', '.join(tiers)}; judgements of {', '.join(foreign)} are left out"] * bool(foreign)
+    if len(kept) < len(examples):
+        notes.append(f"{len(examples) - len(kept)} rows judge no tier of the model and are left out")
+    return kept, notes
+
+
+def _not_seen(
+    examples: Sequence[LabelledExample], seen: frozenset[bytes], *, include_seen: bool
+) -> tuple[list[LabelledExample], list[str]]:
+    """Rows whose stem the model was not trained on (all, if `include_seen`), with a note on the others."""
+    from classifier.dataset import stem_hash
+
+    fresh = [e for e in examples if stem_hash(e) not in seen]
+    told = f"{len(examples) - len(fresh)} of {len(examples)} rows share their stem with training data"
+    if include_seen:
+        return list(examples), [told, "these rows are included: the figures flatter the model"]
+    if len(fresh) < MIN_FRESH_ROWS:
+        raise LearningError(f"{told}; {len(fresh)} fresh rows are too few to say anything")
+    return fresh, [told]
 
 
 def _folder(model: Path | None, registry_root: Path | None) -> Path:

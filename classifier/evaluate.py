@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from classifier.calibrate import CalibrationRow, CalibrationSample, TokenPrices,
 from classifier.datamodels import LabelledExample, Score
 from classifier.heuristic import HeuristicScorer
 from classifier.offpolicy import check_overlap, is_partial, matrices, pseudo_outcomes
+from classifier.progress import Progress, unheard
 from classifier.scorer import TrainedScorer
 
 Floats = NDArray[np.float64]
-Progress = Callable[[str], None]
 
 DEFAULT_PRICES: Mapping[str, TokenPrices] = {
     "local": TokenPrices(0.02, 0.05),
@@ -72,9 +72,7 @@ def usable(examples: Sequence[LabelledExample]) -> tuple[list[LabelledExample], 
     return known, [*notes, note]
 
 
-def predict(
-    scorer: TrainedScorer, examples: Sequence[LabelledExample], progress: Progress | None = None
-) -> list[Score]:
+def predict(scorer: TrainedScorer, examples: Sequence[LabelledExample], progress: Progress = unheard) -> list[Score]:
     """Scores of the serving form, bound to the models a row names."""
     bound: dict[tuple[tuple[str, str], ...], TrainedScorer] = {}
     scores = []
@@ -83,8 +81,8 @@ def predict(
         if key not in bound:
             bound[key] = scorer.bind(e.models)
         scores.append(bound[key].score(e.features))
-        if progress is not None and number % 2_000 == 1_999:
-            progress(f"scored {number + 1} of {len(examples)}")
+        if number % 500 == 0:
+            progress(f"scoring {len(examples)} prompts", number / len(examples))
     return scores
 
 
@@ -175,8 +173,8 @@ def many_tiers(
     expected, actual = costs(data, rows, prices)
     found = _cost_figures(p, expected, actual, quality)
     samples = [
-        _cost_figures(p[i], expected[i], actual[i], quality[i])["routed"]
-        for i in (rng.integers(0, len(rows), len(rows)) for _ in range(draws))
+        _on_curve(curve, low=min(c for c, _ in single), spent=single[-1][0], top=single[-1][1])
+        for curve, single in metrics.resampled_curves(p, expected, actual, quality, draws=draws, rng=rng)
     ]
     found["routed_interval"] = {
         key: [float(q) for q in np.nanquantile([s[key] for s in samples], [0.025, 0.975])] for key in found["routed"]
@@ -191,14 +189,14 @@ def _cost_figures(p: Floats, expected: Floats, actual: Floats, quality: Floats) 
         "static": metrics.upper_hull(metrics.single_tiers(actual, quality)),
         "oracle": metrics.routed_curve(quality, actual, actual, quality),
     }
-    low, high = float(actual.mean(axis=0).min()), spent
-    figures: dict[str, Any] = {}
-    for name, curve in curves.items():
-        figures[name] = {
-            f"cost_at_{share:.0%}": metrics.cost_at(curve, share * top) / spent for share in QUALITY_SHARES
-        }
-        figures[name]["aiq"] = metrics.aiq(curve, low, high)
-    return figures
+    low = float(actual.mean(axis=0).min())
+    return {name: _on_curve(curve, low=low, spent=spent, top=top) for name, curve in curves.items()}
+
+
+def _on_curve(curve: metrics.Curve, *, low: float, spent: float, top: float) -> dict[str, float]:
+    """Cost at shares of quality `top`, of what always the best tier costs (`spent`), and AIQ from cost `low` up."""
+    figures = {f"cost_at_{share:.0%}": metrics.cost_at(curve, share * top) / spent for share in QUALITY_SHARES}
+    return figures | {"aiq": metrics.aiq(curve, low, spent)}
 
 
 def calibration(data: Evaluated, rows: NDArray[np.int64], *, rng: np.random.Generator) -> dict[str, Any]:

@@ -6,7 +6,7 @@ gives exactly the value of random routing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,12 +99,39 @@ def routed_curve(p: Floats, expected_cost: Floats, cost: Floats, quality: Floats
     Arrays are rows x tiers; `expected_cost` is what is known before the call, `cost` what it came to.
     """
     rows = np.arange(len(p))
-    spread = float(np.abs(expected_cost).max()) or 1.0
-    points = []
-    for price in np.concatenate([[0.0], np.geomspace(1e-4, 1e4, _LAMBDA_STEPS)]) / spread:
-        chosen = np.argmax(p - price * expected_cost, axis=1)
-        points.append((float(cost[rows, chosen].mean()), float(quality[rows, chosen].mean())))
+    points = [
+        (float(cost[rows, chosen].mean()), float(quality[rows, chosen].mean()))
+        for chosen in route_choices(p, expected_cost)
+    ]
     return upper_hull(points + single_tiers(cost, quality))
+
+
+def route_choices(p: Floats, expected_cost: Floats) -> Iterator[NDArray[np.int64]]:
+    """The tier each row goes to, as a column, for lambda from 0 to so high that cost alone counts."""
+    spread = float(np.abs(expected_cost).max()) or 1.0
+    for price in np.concatenate([[0.0], np.geomspace(1e-4, 1e4, _LAMBDA_STEPS)]) / spread:
+        yield np.argmax(p - price * expected_cost, axis=1)
+
+
+def resampled_curves(
+    p: Floats, expected_cost: Floats, cost: Floats, quality: Floats, *, draws: int, rng: np.random.Generator
+) -> Iterator[tuple[Curve, list[tuple[float, float]]]]:
+    """`routed_curve` and `single_tiers` of `draws` samples of the rows, drawn with replacement.
+
+    What a row chooses does not depend on the sample, so all samples share one walk over lambda.
+    """
+    rows = np.arange(len(p))
+    counts = rng.multinomial(len(p), np.full(len(p), 1.0 / len(p)), size=draws).astype(np.float32)
+    tiers = [np.full(len(p), t) for t in range(p.shape[1])]
+    seen = [*tiers, *route_choices(p, expected_cost)]
+    means = np.empty((draws, len(seen), 2))
+    for at, chosen in enumerate(seen):
+        both = np.stack([cost[rows, chosen] / cost.max(), quality[rows, chosen]], axis=1).astype(np.float32)
+        means[:, at] = counts @ both / len(p)
+    means[:, :, 0] *= cost.max()
+    for drawn in means.tolist():
+        points = [(c, q) for c, q in drawn]
+        yield upper_hull(points), points[: len(tiers)]
 
 
 def single_tiers(cost: Floats, quality: Floats) -> list[tuple[float, float]]:

@@ -29,6 +29,7 @@ from sklearn.model_selection import GroupKFold
 
 from classifier.datamodels import RequestFeatures
 from classifier.novelty import DISTANCES, Neighbourhood
+from classifier.progress import Progress, unheard
 from classifier.textstats import dense, words
 from classifier.views import VIEWS, BaseViews, constant_log_odds, limited, mixture, soft_rows
 
@@ -85,19 +86,22 @@ class TierModel(BaseEstimator):  # type: ignore[misc]
         sources: Ints,
         groups: Ints,
         weights: Floats | None = None,
+        progress: Progress = unheard,
     ) -> TierModel:
         """Fit on outcomes (rows x tiers, NaN where not observed) with weights of the same shape.
 
         `sources` indexes `self.sources`; rows of one group are never on both sides of a fold. Keeps
         `out_of_fold_p_` (rows x tiers), each predicted by a model and a combiner that have not seen the row.
         """
+        progress(f"reading {len(requests)} prompts", 0.0)
         texts, numbers = design(requests)
         mass = np.ones_like(outcomes) if weights is None else np.asarray(weights, dtype=np.float64)
         folds = self._folds(groups)
         views = np.zeros((len(numbers), len(self.sources), len(self.tiers), VIEWS))
         gate = np.zeros((len(numbers), len(self.sources)))
         far, nearest = np.zeros((len(numbers), DISTANCES)), np.zeros(len(numbers), dtype=np.int64)
-        for train, test in folds:
+        for number, (train, test) in enumerate(folds, start=1):
+            progress(f"fitting, part {number} of {len(folds) + 1}: {len(train)} rows", number / (len(folds) + 2))
             own = [texts[i] for i in train]
             base = self._base().fit(own, numbers[train], outcomes[train], sources[train], mass[train])
             held_out = [texts[i] for i in test]
@@ -110,6 +114,8 @@ class TierModel(BaseEstimator):  # type: ignore[misc]
         for train, test in folds:
             slopes, offsets = self._combine(views[train], outcomes[train], sources[train], mass[train])
             self.out_of_fold_p_[test] = self._mix(views[test], gate[test], slopes, offsets)
+        count = len(folds) + 1
+        progress(f"fitting, part {count} of {count}: all {len(numbers)} rows", count / (count + 1))
         self.slopes_, self.offsets_ = self._combine(views, outcomes, sources, mass)
         self.base_ = self._base().fit(texts, numbers, outcomes, sources, mass)
         around = Neighbourhood(source_count=len(self.sources)).fit(self.base_.scaled(numbers), sources)

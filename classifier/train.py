@@ -6,11 +6,10 @@ import gzip
 import hashlib
 import json
 import math
-import os
 import shutil
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,9 +18,8 @@ from zipfile import ZIP_DEFLATED
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
-from classifier import registry
+from classifier import leaks, registry
 from classifier.calibrate import CalibrationRow, CalibrationSample
 from classifier.compiler import compile_model
 from classifier.datamodels import DatasetSummary, LabelledExample, ModelManifest
@@ -29,17 +27,15 @@ from classifier.dataset import groups_of, stem_hash
 from classifier.features import FEATURE_VERSION
 from classifier.offpolicy import NoOverlap, check_overlap, inverse_weights, is_partial, pseudo_outcomes
 from classifier.pipeline import TierModel
+from classifier.progress import Progress, few_threads, unheard
 from classifier.scorer import TrainedScorer, normal_model_name
 
 Floats = NDArray[np.float64]
-Progress = Callable[[str], None]
 
 TIER_ORDER = ("local", "cheap", "premium")
 MIN_ROWS = 40
 MIN_PER_CLASS = 5
 MAX_SOURCES = 8
-MANY_ROWS = 50_000
-MAX_THREADS = 4
 MIN_SOURCE_ROWS = 100
 MAX_CALIBRATION_ROWS = 2_500
 MAX_HELD_OUT_ROWS = 3_000
@@ -180,7 +176,7 @@ def check_trainable(matrix: Matrix) -> list[str]:
 
 
 def fit(
-    examples: Sequence[LabelledExample], *, seed: int = 0, progress: Progress | None = None
+    examples: Sequence[LabelledExample], *, seed: int = 0, threads: int = 1, progress: Progress = unheard
 ) -> tuple[TierModel, Matrix, list[str]]:
     """Fit the estimator; raises `TrainingError`."""
     matrix = as_matrix(examples)
@@ -189,19 +185,15 @@ def fit(
         check_overlap(examples, matrix.tiers)
     except NoOverlap as error:
         warnings.append(f"the labels are those of past choices only: {error}")
-    if progress is not None:
-        progress(f"fitting {len(examples)} rows, {len(matrix.tiers)} tiers, {len(matrix.source_names)} sources")
     model = TierModel(tiers=list(matrix.tiers), sources=list(matrix.source_names), seed=seed)
-    # Linear algebra on one thread: on rows this short more of them only wait for each other, and sums would depend on
-    # their number. Boosting adds up the same way on any number and gains from them where rows are many.
-    threads = 1 if len(examples) < MANY_ROWS else min(MAX_THREADS, os.cpu_count() or 1)
-    with threadpool_limits({"blas": 1, "openmp": threads}):
+    with few_threads(threads):
         model.fit(
             [e.features for e in examples],
             matrix.outcomes,
             sources=matrix.sources,
             groups=matrix.groups,
             weights=matrix.weights,
+            progress=progress,
         )
     return model, matrix, warnings
 
@@ -253,7 +245,8 @@ def train(
     now_utc: datetime,
     seed: int = 0,
     keep_held_out: bool = True,
-    progress: Progress | None = None,
+    threads: int = 1,
+    progress: Progress = unheard,
 ) -> Trained:
     """Write a model folder at `out`, complete or not at all. Raises `TrainingError`, and `registry.FolderTaken` where
     something else than a model is there.
@@ -263,7 +256,8 @@ def train(
     """
     out = out.resolve()  # what `.` names is lost when it is replaced
     registry.check_replaceable(out)
-    model, matrix, warnings = fit(examples, seed=seed, progress=progress)
+    model, matrix, warnings = fit(examples, seed=seed, threads=threads, progress=progress)
+    progress("checking and writing the model", 0.97)
     version = _version(summary, now_utc, seed)
     serving = compile_model(model, version=version, source_models=matrix.source_models)
     scorer = TrainedScorer.from_bytes(serving)
@@ -307,7 +301,7 @@ def _write(
     (draft / registry.SERVING).write_bytes(serving)
     dump(slim(model), draft / registry.ESTIMATOR, compression=ZIP_DEFLATED, compresslevel=9)
     p = model.out_of_fold_p_
-    warnings = [*warnings, *leak_warnings(matrix, p)]
+    warnings = [*warnings, *leak_warnings(matrix, p), *leaks.warnings(examples, matrix.tiers)]
     registry.write_sample(draft, calibration_sample(examples, matrix, p, seed=seed))
     (draft / registry.STEMS).write_bytes(b"".join(sorted({stem_hash(e) for e in examples})))
     if keep_held_out:

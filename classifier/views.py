@@ -74,6 +74,8 @@ class BaseViews(BaseEstimator):  # type: ignore[misc]
         except ValueError:  # no word at all: the numbers alone must do
             self.vectorizer_ = TfidfVectorizer(analyzer=same, binary=True, dtype=np.float64).fit([["empty"]])
             bag = self.vectorizer_.transform(texts)
+        # As plain numbers: numpy's own are stored one array each, which takes longer than the trees.
+        self.vectorizer_.vocabulary_ = {word: int(at) for word, at in self.vectorizer_.vocabulary_.items()}
         self.source_words_ = SourceWords(source_count=self.source_count).fit(bag, sources)
         # A row's own words would betray its source: they are left out of what its source is known by.
         by_words = self.source_words_.evidence(bag, own=sources)

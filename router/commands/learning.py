@@ -23,6 +23,8 @@ ModelOption = Annotated[
     Path | None, typer.Option(exists=True, file_okay=False, help="Model folder; default the promoted one.")
 ]
 
+ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads to use; more than 1 gain only with very many rows.")]
+
 
 def add_to(app: typer.Typer) -> None:
     """Make the commands part of `app`."""
@@ -55,13 +57,20 @@ def train(
             "--without-prompts", help="Keep no prompt in the folder (to give it away); promote needs --labels."
         ),
     ] = False,
+    threads: ThreadsOption = 1,
 ) -> None:
     """Learn a model from labelled rows; it serves nothing until it is promoted."""
     from classifier import cli
 
-    with _exit_codes(), _status() as progress:
+    with _exit_codes(), _steps() as progress:
         told = cli.train(
-            labels, out, now_utc=datetime.now(UTC), seed=seed, keep_held_out=not without_prompts, progress=progress
+            labels,
+            out,
+            now_utc=datetime.now(UTC),
+            seed=seed,
+            keep_held_out=not without_prompts,
+            threads=threads,
+            progress=progress,
         )
     write_json(told)
 
@@ -73,14 +82,23 @@ def evaluate(
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="Rows the model was trained on too; this flatters it.")
     ] = False,
+    threads: ThreadsOption = 1,
     config: ConfigOption = None,
 ) -> None:
     """Say how good a model is on labelled rows it has not seen: quality against cost, calibration."""
     from classifier import cli
 
     root = None if model is not None else _registry_root(config)
-    with _exit_codes(), _status() as progress:
-        found = cli.evaluate(labels, out, model=model, registry_root=root, include_seen=include_seen, progress=progress)
+    with _exit_codes(), _steps() as progress:
+        found = cli.evaluate(
+            labels,
+            out,
+            model=model,
+            registry_root=root,
+            include_seen=include_seen,
+            threads=threads,
+            progress=progress,
+        )
     write_json(
         {name: found[name] for name in ("model_version", "pooled", "notes")} | {"report": str(out / "report.md")}
     )
@@ -204,12 +222,19 @@ def _bar(source: Path) -> Iterator[Callable[[int], None] | None]:
 
 
 @contextmanager
-def _status() -> Iterator[Callable[[str], None] | None]:
-    """What is being done, on a terminal."""
+def _steps() -> Iterator[Callable[[str, float | None], None] | None]:
+    """A progress bar with the name of the step, on a terminal; elsewhere nothing."""
     if not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    with Console(stderr=True).status("starting") as status:
-        yield status.update
+    columns = (BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def tell(step: str, done_ratio: float | None) -> None:
+            bar.update(task, description=step, total=None if done_ratio is None else 1.0, completed=done_ratio or 0.0)
+
+        yield tell

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from classifier import cli, registry
 from classifier.calibrate import TokenPrices
@@ -107,6 +108,41 @@ def test_dials_are_those_of_the_tiers_that_the_labels_judge(model: Path, tmp_pat
     assert found["quality_dials"] == [], "no share of nothing"
 
 
+def test_labels_of_other_tiers_name_both_and_the_cure(model: Path, tmp_path: Path) -> None:
+    made = rows(60, seed=6)
+    foreign = [r | {"outcomes": {"tiny": 1.0, "huge": 0.0}} for r in made]
+    with pytest.raises(cli.LearningError, match=r"judge huge, tiny; the model predicts local, cheap, premium.*--model"):
+        cli.evaluate(write(tmp_path / "foreign.jsonl", foreign), tmp_path / "r", model=model)
+    mixed = [r | {"outcomes": r["outcomes"] | {"huge": 1.0}} for r in made] + foreign[:7]
+    labels = write(tmp_path / "mixed.jsonl", [r | {"source": f"s{i}"} for i, r in enumerate(mixed)])
+    found = cli.evaluate(labels, tmp_path / "r", model=model, draws=5, with_plots=False)
+    assert found["rows"] == 60
+    assert (
+        found["notes"][0].endswith("judgements of huge, tiny are left out") and "7 rows judge no" in found["notes"][1]
+    )
+
+
+def test_training_and_evaluating_tell_their_steps_and_leave_the_other_cores_alone(tmp_path: Path) -> None:
+    told: list[tuple[str, float | None]] = []
+    threads: set[int] = set()
+
+    def progress(step: str, done_ratio: float | None) -> None:
+        told.append((step, done_ratio))
+        threads.update(pool["num_threads"] for pool in threadpool_info())
+
+    with threadpool_limits(3):
+        labels = write(tmp_path / "labels.jsonl", rows(120))
+        cli.train(labels, tmp_path / "m", now_utc=NOW, progress=progress)
+        fresh = write(tmp_path / "fresh.jsonl", rows(60, seed=1))
+        cli.evaluate(fresh, tmp_path / "r", model=tmp_path / "m", draws=5, with_plots=False, progress=progress)
+        assert max(pool["num_threads"] for pool in threadpool_info()) == 3, "what was set is set again"
+    assert threads == {1}
+    steps = [step for step, _ in told]
+    assert "fitting, part 2 of 6: 96 rows" in steps and "scoring 60 prompts" in steps
+    shares = [share for step, share in told if share is not None and not step.startswith("scoring")]
+    assert shares == sorted(shares) and shares[0] == 0.0 and shares[-1] < 1.0
+
+
 def test_pure_noise_gives_a_model_that_claims_nothing(tmp_path: Path) -> None:
     made = rows(300, seed=4)
     rng = np.random.default_rng(0)
@@ -135,6 +171,7 @@ def test_a_leaking_label_in_the_prompt_shows_as_a_model_too_good_to_be_true(tmp_
         r["messages"][0]["content"] += f" {word}"
     told = cli.train(write(tmp_path / "leak.jsonl", made), tmp_path / "m", now_utc=NOW, with_card=False)
     assert any("too good to be true" in w for w in told["warnings"])
+    assert any("'zeta'" in w and "'omega'" in w for w in told["warnings"])
 
 
 def test_poisoned_feedback_of_one_key_does_not_pass_the_gate(model: Path, tmp_path: Path) -> None:

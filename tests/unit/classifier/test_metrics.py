@@ -71,3 +71,19 @@ def test_the_interval_holds_the_figure() -> None:
         lambda i: metrics.apgr(score[i], WEAK[i], STRONG[i]), 400, draws=100, rng=np.random.default_rng(2)
     )
     assert low < metrics.apgr(score, WEAK, STRONG) < high
+
+
+def test_resampled_curves_are_those_of_the_rows_drawn() -> None:
+    rng = np.random.default_rng(5)
+    p, quality = rng.random((60, 3)), (rng.random((60, 3)) < 0.6).astype(np.float64)
+    cost = np.sort(rng.random((60, 3)), axis=1)
+    again = np.random.default_rng(9).multinomial(60, np.full(60, 1 / 60), size=4)
+    drawn = list(metrics.resampled_curves(p, cost, cost, quality, draws=4, rng=np.random.default_rng(9)))
+    for counts, (curve, single) in zip(again, drawn, strict=True):
+        rows = np.repeat(np.arange(60), counts)
+        assert np.array(single) == pytest.approx(np.array(metrics.single_tiers(cost[rows], quality[rows])), abs=1e-6)
+        grid = np.linspace(cost[rows].mean(axis=0).min(), cost[rows].mean(axis=0).max(), 7)
+        # lambda is counted in units of the dearest row, drawn or not: the same hull at slightly other points
+        wanted = metrics.routed_curve(p[rows], cost[rows], cost[rows], quality[rows])
+        heights = [np.interp(grid, c.cost, c.quality) for c in (curve, wanted)]
+        assert heights[0] == pytest.approx(heights[1], abs=0.01)
