@@ -12,7 +12,7 @@ from router.core.fallback import attempts
 from router.core.request import TokenUsage
 from router.core.vocabulary import Outcome, Reason
 from router.errors import OverBudget, RouterError, UpstreamError
-from router.ports import CallTimeouts, Deps, PlainReply, ProviderCall, StreamReply
+from router.ports import BrokenReply, CallTimeouts, Deps, PlainReply, ProviderCall, StreamReply
 from router.settlement import Settlement, expected_cost_nanousd, outcome_of
 
 
@@ -130,7 +130,7 @@ async def _try(attempt: Attempt, bill: Settlement, deps: Deps) -> PlainReply | P
         bill.first_token(stream.output_events)
         return primed
     except UpstreamError as error:
-        usage, seen = None, 0
+        usage, seen = error.usage if isinstance(error, BrokenReply) else None, 0
         if stream is not None:
             usage, seen = stream.usage, stream.output_events
             await stream.close()
@@ -232,5 +232,5 @@ class StreamAnswer:
     async def close(self) -> None:
         """Stop: settles what was used if the stream had not ended, and makes the upstream stop."""
         stream = self._primed.stream
-        self._bill.abandon(Outcome.CLIENT_GONE, stream.output_events)
+        self._bill.abandon(Outcome.CLIENT_GONE, stream.output_events, usage=stream.usage)
         await stream.close()

@@ -16,6 +16,7 @@ from router.core.fallback import RetryConfig
 from router.core.request import RequestFacts, TokenEstimate, TokenUsage
 from router.core.snapshot import Snapshot
 from router.core.vocabulary import Flag
+from router.errors import UpstreamBroken
 
 
 class Clock(Protocol):
@@ -75,6 +76,14 @@ class PlainReply:
     output_text: str = ""
 
 
+class BrokenReply(UpstreamBroken):
+    """A complete answer that is none (an error, an abort), with the usage that it tells all the same."""
+
+    def __init__(self, message: str, *, usage: TokenUsage | None) -> None:
+        super().__init__(message)
+        self.usage = usage
+
+
 class StreamReply(Protocol):
     """An open stream. Blocks are whole SSE events, ready to be relayed, without the usage-only event and `[DONE]`.
 
@@ -84,7 +93,12 @@ class StreamReply(Protocol):
 
     output_events: int  # data events that carried text, tool or reasoning deltas so far
     saw_output: bool  # a first token has been read
-    usage: TokenUsage | None
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """What the upstream has told so far: all of it at the end, often nothing before."""
+        ...
+
     usage_event: Mapping[str, Any] | None  # the decoded usage-only chunk, for clients who asked
 
     async def next_block(self) -> bytes | None:

@@ -229,6 +229,10 @@ class Settlement:
             told = usage.output_tokens if usage.output_tokens <= self._most_tokens(candidate) else 0
             estimate = self._estimated_usage(candidate, output_tokens_seen or told)
             usage = replace(estimate, flags=(*estimate.flags, Flag.USAGE_INCONSISTENT))
+        if usage is not None and outcome is not Outcome.OK and usage.output_tokens < output_tokens_seen:
+            # told at the beginning or on the way, and more has come since
+            flags = (*usage.flags, Flag.USAGE_ESTIMATED)
+            usage = replace(usage, output_tokens=output_tokens_seen, estimated=True, flags=flags)
         if usage is None and outcome in _MAY_HAVE_WORKED and not self._queued(current):
             usage = self._estimated_usage(candidate, output_tokens_seen)
         charge = self._charge(candidate, usage)
@@ -306,8 +310,8 @@ class Settlement:
             return local_charge(asset, asset.coefficients or snapshot.engines[candidate.name].coefficients, usage)
         return api_charge(snapshot.prices[candidate.name], usage)
 
-    def abandon(self, outcome: Outcome, output_tokens_seen: int = 0) -> None:
-        """End whatever is still open (the caller has gone, or we failed) and book it."""
+    def abandon(self, outcome: Outcome, output_tokens_seen: int = 0, *, usage: TokenUsage | None = None) -> None:
+        """End whatever is still open (the caller has gone, or we failed) and book it; `usage`: what was told so far."""
         if self._ticket is not None:
             self._ticket.end(ok=False)
             self._ticket = None
@@ -315,7 +319,7 @@ class Settlement:
             self.deps.state.note(self._claimed, AttemptResult(Outcome.CLIENT_GONE, self.deps.clock.now_s()))
             self._claimed = None
         if self._current is not None:
-            self.close(outcome, usage=None, output_tokens_seen=output_tokens_seen)
+            self.close(outcome, usage=usage, output_tokens_seen=output_tokens_seen)
         self.finish(outcome)
 
     def finish(self, outcome: Outcome) -> None:

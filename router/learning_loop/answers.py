@@ -59,7 +59,7 @@ def _answer(texts: Sequence[str], calls: Mapping[int, tuple[str, str]]) -> Answe
 def _object(data: bytes) -> Mapping[str, Any]:
     try:
         value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

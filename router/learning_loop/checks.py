@@ -110,5 +110,5 @@ def _decoded(raw: Any, *, missing: Any = None) -> Any:
         return missing
     try:
         return msgspec.json.decode(bytes(raw))
-    except (msgspec.DecodeError, RecursionError, TypeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
         return missing

@@ -32,14 +32,18 @@ class RecordedStream:
         self._whole = whole
         self.output_events = 0
         self.saw_output = False
-        self.usage: TokenUsage | None = None
         self.usage_event: Mapping[str, Any] | None = None
         self._follow()
 
     def _follow(self) -> None:
         inner = self._inner
         self.output_events, self.saw_output = inner.output_events, inner.saw_output
-        self.usage, self.usage_event = inner.usage, inner.usage_event
+        self.usage_event = inner.usage_event
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """What the upstream has told so far."""
+        return self._inner.usage
 
     async def next_block(self) -> bytes | None:
         """The next events, noted; at the end the whole is handed over."""

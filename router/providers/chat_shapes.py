@@ -13,6 +13,8 @@ ABSENT = Raw(b"")
 NULL = Raw(b"null")
 NOTHING = (ABSENT, NULL, Raw(b'""'), Raw(b"[]"), Raw(b"{}"))
 BAD_ENDINGS = frozenset({"abort", "error"})  # finish reasons that mean: the host gave up
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""All that the decoder raises for bytes that are no JSON, no UTF-8, or nested without end."""
 
 # Unpaired surrogate escapes are JSON by its grammar, and hosts that cut text by bytes send them.
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
@@ -83,7 +85,9 @@ _decode_plain = msgspec.json.Decoder(Plain).decode
 
 
 def decode_plain(body: bytes) -> Plain:
-    """A plain answer. Raises `msgspec.MsgspecError` if it is none."""
+    """A plain answer. Raises one of `UNREADABLE` if it is none."""
+    if not body.isascii():
+        body.decode()  # what is not looked at is not checked by the decoder, and no caller could read it
     try:
         return _decode_plain(body)
     except msgspec.DecodeError:

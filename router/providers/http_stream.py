@@ -107,7 +107,6 @@ class HttpStream:
     ) -> None:
         self.output_events = 0
         self.saw_output = False
-        self.usage: TokenUsage | None = None
         self.usage_event: Mapping[str, Any] | None = None
         self.finish_reason: str | None = None
         self._answer = answer
@@ -115,6 +114,8 @@ class HttpStream:
         self._limits = limits
         self._guard = TrickleGuard(limits.min_tokens_per_s, limits.window_s)
         self._inflater = inflater
+        self._usage: TokenUsage | None = None
+        self._reported = False
         self._closed = False
         self._loop = asyncio.get_running_loop()
         self._loop_time = self._loop.time
@@ -125,6 +126,11 @@ class HttpStream:
         self._timer_at_s = 0.0
         self._stalled = False
         self._watch_on(self._loop_time())
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """What the upstream has told so far."""
+        return self._usage if self._reported else self._scanner.usage
 
     async def next_block(self) -> bytes | None:
         """The next events, or `None` at the good end."""
@@ -186,7 +192,8 @@ class HttpStream:
     def _report(self) -> None:
         scanner = self._scanner
         self.usage_event = scanner.usage_event
-        self.usage = scanner.usage_in(self.usage_event)
+        self._usage = scanner.usage_in(self.usage_event)
+        self._reported = True
         self.finish_reason = scanner.finish_reason
 
     def _inflated(self, inflater: Inflater, data: bytes) -> bytes:

@@ -60,7 +60,6 @@ class LiteLLMStream:
     ) -> None:
         self.output_events = 0
         self.saw_output = False
-        self.usage: TokenUsage | None = None
         self.usage_event: Mapping[str, Any] | None = None
         self.finish_reason: str | None = None
         self._chunks = chunks
@@ -74,6 +73,11 @@ class LiteLLMStream:
         self._waited_s = 0.0
         self._failure: UpstreamError | None = None
         self._closed = False
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """What the upstream has told so far."""
+        return self._scanner.usage
 
     async def next_block(self) -> bytes | None:
         """The next events, or `None` at the good end."""
@@ -128,7 +132,7 @@ class LiteLLMStream:
 
     async def _end(self) -> None:
         scanner = self._scanner
-        self.usage_event, self.usage = scanner.usage_event, scanner.usage
+        self.usage_event = scanner.usage_event
         self.finish_reason = scanner.finish_reason
         failure = self._failure
         if failure is None and scanner.failure is not None:

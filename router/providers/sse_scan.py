@@ -29,6 +29,7 @@ from router.providers.chat_shapes import (
     BAD_ENDINGS,
     NOTHING,
     NULL,
+    UNREADABLE,
     Chunk,
     decode_chunk,
     without_surrogates,
@@ -101,7 +102,10 @@ class SseScanner:
         """The usage-only chunk, decoded; built from the chunk that carried usage where the host sends none."""
         if self._usage_payload is None:
             return None
-        chunk: dict[str, Any] = msgspec.json.decode(without_surrogates(self._usage_payload))
+        try:
+            chunk: dict[str, Any] = msgspec.json.decode(without_surrogates(self._usage_payload))
+        except UNREADABLE:  # such as a number beyond all numbers: as good as none
+            return None
         chunk["choices"] = []
         return chunk
 
@@ -204,7 +208,7 @@ class SseScanner:
             try:
                 payload = event[6:-2]
                 chunk = decode_chunk(payload)
-            except msgspec.MsgspecError:
+            except UNREADABLE:
                 return self._odd_event(event)
             return self._chunk(event, payload, chunk)
         return self._odd_event(event)
@@ -226,7 +230,7 @@ class SseScanner:
             return None
         try:
             chunk = decode_chunk(without_surrogates(payload))
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             self.failure = _MALFORMED
             return None
         return self._chunk(event, payload, chunk)
@@ -312,8 +316,8 @@ def _rest(payload: bytes) -> bytes:
         members = _decode_members(payload)
         members.pop("usage", None)
         return _encode(members)
-    except msgspec.MsgspecError:  # unpaired surrogates; the standard library carries them through
-        loose = json.loads(payload)
+    except UNREADABLE:  # unpaired surrogates, which the standard library carries through, or no UTF-8
+        loose = json.loads(payload.decode("utf-8", "replace"))
         loose.pop("usage", None)
         return json.dumps(loose, separators=(",", ":")).encode()
 
@@ -322,7 +326,7 @@ def _error_kind(error: Raw) -> str:
     """Type and code of an error object, where they are plain words: a message may hold anything."""
     try:
         body = msgspec.json.decode(error)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return ""
     if not isinstance(body, dict):
         return ""

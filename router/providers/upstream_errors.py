@@ -148,7 +148,7 @@ def retry_after_s(headers: Mapping[str, str], now_utc: datetime) -> float | None
     if seconds is None and asked is not None:
         try:
             until = parsedate_to_datetime(asked)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         if until.tzinfo is None:  # "-0000": UTC without saying where
             until = until.replace(tzinfo=now_utc.tzinfo)

@@ -73,6 +73,12 @@ BAD: list[tuple[Behaviour, type[UpstreamError]]] = [
     (up.answer(b""), UpstreamBroken),
     (up.answer(b'{"choices":[]}'), UpstreamBroken),
     (up.answer(b"[]"), UpstreamBroken),
+    (up.answer(b'{"choices":[{"message":{"content":"\xff"}}]}'), UpstreamBroken),
+    (
+        up.answer(b'{"choices":[{"message":{"content":"x"}}],"more":' + b"[" * 5_000 + b"]" * 5_000 + b"}"),
+        UpstreamBroken,
+    ),
+    (up.status(429, headers=[("retry-after", "Sun, 22 Nov 99999999999999999999 12:00:00 GMT")]), UpstreamRateLimited),
     (up.aborted(), UpstreamBroken),
 ]
 
@@ -84,8 +90,8 @@ async def test_every_bad_answer_is_one_of_our_errors(
     upstream.script(behaviour, behaviour)
     with pytest.raises(UpstreamError) as caught:
         await provider.complete(a_call())
-    assert type(caught.value) is kind
-    assert type((await read(provider)).error) is kind
+    assert isinstance(caught.value, kind)
+    assert isinstance((await read(provider)).error, kind)
     assert KEY not in str(caught.value)
     assert upstream.origin not in str(caught.value)
 

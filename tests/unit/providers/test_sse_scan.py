@@ -191,6 +191,8 @@ def test_an_error_of_null_is_no_error() -> None:
         b"<html><body>Bad gateway</body></html>\n\n",
         b'{"choices":[]}\n\n',
         b"data: \n\n",
+        b'data: {"choices":[{"delta":{"content":' + b"[" * 5_000 + b"]" * 5_000 + b"}}]}\n\n",
+        b'data: {"choices":[{"finish_reason":"\xff"}]}\n\n',
     ],
 )
 def test_a_malformed_event_breaks_the_stream_and_nothing_after_it_is_relayed(bad: bytes) -> None:
@@ -260,6 +262,40 @@ def test_usage_is_taken_out_beside_an_unpaired_surrogate_too() -> None:
     assert b"usage" not in seen.relayed
     assert b"\\ud83d" in seen.relayed
     assert seen.scanner.usage is not None
+
+
+@pytest.mark.parametrize(
+    "told",
+    [b'{"prompt_tokens":1e400,"completion_tokens":2}', b'{"prompt_tokens":' + b"9" * 5_000 + b"}", b'{"a":"\xff"}'],
+)
+def test_usage_that_nobody_can_read_is_none_and_the_text_stays(told: bytes) -> None:
+    seen = scan(HELLO + STOP + b'data: {"choices":[],"usage":' + told + b"}\n\n" + DONE)
+    assert (seen.relayed, seen.scanner.done) == (HELLO + STOP, True)
+    assert (seen.scanner.usage, seen.scanner.usage_event) == (None, None)
+
+
+@pytest.mark.parametrize("error", [b'"\xff"', b'{"type":"\xff"}', b'{"code":1e400}'])
+def test_an_error_that_nobody_can_read_breaks_the_stream_all_the_same(error: bytes) -> None:
+    seen = scan(HELLO + b'data: {"error":' + error + b"}\n\n" + DONE)
+    assert seen.relayed == HELLO
+    assert seen.scanner.failure == "the upstream sent an error in the stream"
+
+
+def test_usage_is_taken_out_beside_bytes_that_are_no_text_too() -> None:
+    seen = scan(b'data: {"\xff":1,"choices":[{"delta":{"content":"x"}}],"usage":{"prompt_tokens":1}}\n\n', end=False)
+    assert b"usage" not in seen.relayed
+    assert b'"content":"x"' in seen.relayed
+
+
+_PIECES = (b'data: {"choices":[', b'{"delta":{"content":"x"}}', b'"usage":', b'"error":', b"{", b"}", b"[", b"]", b",")
+_PIECES = (*_PIECES, b"\xff", b"\n\n", b"1e400", b"9" * 30, b'"\\ud800"', b"null", b"data: [DONE]\n\n", b'"id":"\xff"')
+
+
+@given(pieces=st.lists(st.sampled_from(_PIECES), max_size=25))
+def test_whatever_comes_is_read_or_breaks_the_stream(pieces: list[bytes]) -> None:
+    seen = scan(b"".join(pieces))
+    assert seen.scanner.done or seen.scanner.failure is not None
+    assert seen.scanner.usage is None or seen.scanner.usage_event is not None
 
 
 def test_an_event_beyond_the_limit_breaks_the_stream_however_it_comes() -> None:

@@ -126,6 +126,8 @@ def test_an_exhausted_account_is_no_rate_limit(member: str) -> None:
         ({"retry_after": "Sun, 22 Nov 2026 12:01:30 GMT"}, 90.0),
         ({"retry_after": "Sun, 22 Nov 2026 12:01:30 -0000"}, 90.0),
         ({"retry_after": "Sun, 22 Nov 2026 11:00:00 GMT"}, 0.0),
+        ({"retry_after": "Sun, 22 Nov 99999999999999999999 12:01:30 GMT"}, None),
+        ({"retry_after": "Sun, 22 Nov 2026 12:01:30 +99999999999999999999"}, None),
         ({"retry_after_ms": "1500", "retry_after": "9"}, 1.5),
     ],
 )
