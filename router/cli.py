@@ -9,18 +9,19 @@ import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from router import __version__
 from router.commands import learning
-from router.commands.options import ConfigOption, FromOption, ToOption, days_of
+from router.commands.options import ConfigOption, FormatOption
 from router.commands.output import Format
+from router.commands.report_commands import report
+from router.commands.simulate_command import simulate
 from router.errors import BadRequest, ConfigError, RouterError
 
 app = typer.Typer(
@@ -31,7 +32,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-report = typer.Typer(help="The books.", no_args_is_help=True, rich_markup_mode=None)
 prices = typer.Typer(help="The price book.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(report, name="report")
 app.add_typer(prices, name="prices")
@@ -46,13 +46,6 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
-class By(StrEnum):
-    """Length of a row."""
-
-    HOUR = "hour"
-    DAY = "day"
-
-
 class Processing(StrEnum):
     """Kinds of processing that a price may be for."""
 
@@ -60,24 +53,6 @@ class Processing(StrEnum):
     BATCH = "batch"
     FLEX = "flex"
     PRIORITY = "priority"
-
-
-FormatOption = Annotated[Format, typer.Option("--format", help="How the result is written.")]
-
-
-_MOST = 10**12
-
-
-def _decimal(text: str) -> Decimal:
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        raise typer.BadParameter(f"{text!r} is no number") from None
-    if not value.is_finite() or value < 0:
-        raise typer.BadParameter(f"{text!r} is no finite number of 0 or more")
-    if value > _MOST or 0 < value * _MOST < 1:
-        raise typer.BadParameter(f"{text!r} is absurd; say 0, or from 1e-12 to 1e12")
-    return value
 
 
 def _version(wanted: bool) -> None:
@@ -205,198 +180,6 @@ def estimate(
     )
 
 
-@report.command("costs")
-def report_costs(
-    start: FromOption = None, end: ToOption = None, config: ConfigOption = None, form: FormatOption = Format.TABLE
-) -> None:
-    """What was spent, by day, tenant, tier and model."""
-    from router.commands import costs
-
-    costs.run(config, form, days_of(start, end))
-
-
-@report.command("periods")
-def report_periods(
-    start: FromOption = None,
-    end: ToOption = None,
-    by: Annotated[By, typer.Option(help="Length of a row.")] = By.HOUR,
-    config: ConfigOption = None,
-    form: FormatOption = Format.TABLE,
-) -> None:
-    """Hours of the local tier's hardware: invoice, what the work absorbed, what stayed idle, fully loaded cost."""
-    from router.commands import hours
-
-    hours.run(config, form, days_of(start, end), by=by.value)
-
-
-@report.command("savings")
-def report_savings(
-    start: FromOption = None,
-    end: ToOption = None,
-    baseline: Annotated[
-        str | None, typer.Option(help="Model to compare with; default the first premium model of each moment.")
-    ] = None,
-    config: ConfigOption = None,
-    form: FormatOption = Format.TABLE,
-) -> None:
-    """What was saved against sending everything to the premium model, step by step."""
-    from router.commands import savings
-
-    savings.run(config, form, days_of(start, end), baseline=baseline)
-
-
-@report.command("tokens")
-def report_tokens(
-    start: FromOption = None, end: ToOption = None, config: ConfigOption = None, form: FormatOption = Format.TABLE
-) -> None:
-    """Tokens week by week, by tier and model."""
-    from router.commands import tokens
-
-    tokens.run(config, form, days_of(start, end))
-
-
-@report.command("focus")
-def report_focus(
-    start: FromOption = None, end: ToOption = None, config: ConfigOption = None, form: FormatOption = Format.CSV
-) -> None:
-    """The books as FOCUS 1.2 rows: API usage, the hardware's purchases, what of them was used and unused."""
-    from router.commands import focus
-
-    focus.run(config, form, days_of(start, end))
-
-
-def _figure(text: str) -> Any:
-    return typer.Option(parser=_decimal, metavar="NUMBER", help=text)
-
-
-@report.command("break-even")
-def report_break_even(
-    usd_per_hour: Annotated[
-        Decimal | None, _figure("What an hour of the hardware costs in USD; alone: with your own traffic.")
-    ] = None,
-    input_tokens: Annotated[int | None, typer.Option(min=0, help="Input tokens of a usual request.")] = None,
-    output_tokens: Annotated[int | None, typer.Option(min=0, help="Output tokens of a usual request.")] = None,
-    api_input_usd_per_mtok: Annotated[
-        Decimal | None, _figure("Input price of the API it would replace, USD per million tokens.")
-    ] = None,
-    api_output_usd_per_mtok: Annotated[
-        Decimal | None, _figure("Output price of the API it would replace, USD per million tokens.")
-    ] = None,
-    slo_capacity_rps: Annotated[Decimal | None, _figure("Requests a second it carries within its promises.")] = None,
-    saturation_rps: Annotated[Decimal | None, _figure("Requests a second it completes at most.")] = None,
-    start: FromOption = None,
-    end: ToOption = None,
-    config: ConfigOption = None,
-    form: FormatOption = Format.TABLE,
-) -> None:
-    """From which load on your own hardware beats an API: with your own traffic, or with given figures (all seven)."""
-    figures = {
-        "input_tokens": input_tokens,
-        "output_tokens": output_tokens,
-        "api_input_usd_per_mtok": api_input_usd_per_mtok,
-        "api_output_usd_per_mtok": api_output_usd_per_mtok,
-        "slo_capacity_rps": slo_capacity_rps,
-        "saturation_rps": saturation_rps,
-    }
-    if all(value is None for value in figures.values()):
-        from router.commands import break_even_traffic
-
-        break_even_traffic.run(config, form, days_of(start, end), usd_per_hour=usd_per_hour)
-        return
-    from router.commands import break_even
-
-    missing = [name for name, value in ({"usd_per_hour": usd_per_hour} | figures).items() if value is None]
-    if missing:
-        raise typer.BadParameter(f"also needs {', '.join('--' + name.replace('_', '-') for name in missing)}")
-    if start is not None or end is not None:
-        raise typer.BadParameter("--from and --to are for your own traffic, not for given figures")
-    if not 0 < (slo_capacity_rps or 0) <= (saturation_rps or 0):
-        raise typer.BadParameter("needs 0 < --slo-capacity-rps <= --saturation-rps")
-    break_even.run(form, usd_per_hour=usd_per_hour, **figures)  # type: ignore[arg-type]
-
-
-@app.command()
-def simulate(
-    trace: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="CSV with TIMESTAMP, ContextTokens and GeneratedTokens."),
-    ] = None,
-    from_log: Annotated[
-        bool, typer.Option("--from-log", help="What this gateway has served, out of its books.")
-    ] = False,
-    workloads: Annotated[
-        str | None, typer.Option(help="A set of workloads: six (Azure's kinds and bursts) or shapes (other kinds).")
-    ] = None,
-    azure: Annotated[
-        Path | None,
-        typer.Option(exists=True, file_okay=False, help="Folder of Azure's CSV files, for the six; default: drawn."),
-    ] = None,
-    requests: Annotated[int | None, typer.Option(min=1, help="Play only so many requests of each workload.")] = None,
-    gpu: Annotated[
-        str | None, typer.Option(help="The GPU that is simulated; default: the config's, else h100-8b-fp16.")
-    ] = None,
-    start_coefficients: Annotated[
-        str | None,
-        typer.Option(help="What the product believes of the GPU at the start; default: the config's, else the truth."),
-    ] = None,
-    policies: Annotated[
-        str,
-        typer.Option(
-            help="Comma-separated: product, product_fixed, nvml80, waiting0, llmd, always_local, always_api, count64."
-        ),
-    ] = "product,nvml80,waiting0,llmd,always_local",
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    scale: Annotated[float | None, typer.Option(min=0, help="Play it so many times as fast.")] = None,
-    rate: Annotated[float | None, typer.Option(min=0, help="Play it at so many requests a second in the mean.")] = None,
-    burst_cv: Annotated[
-        float | None, typer.Option(min=0, help="Draw arrivals anew, in bursts of this coefficient of variation.")
-    ] = None,
-    max_batched_tokens: Annotated[
-        int | None, typer.Option(min=16, help="Token budget of an engine step; default: as this gateway starts it.")
-    ] = None,
-    self_calibration: Annotated[
-        bool, typer.Option("--self-calibration/--no-self-calibration", help="Learn coefficients while serving.")
-    ] = True,
-    plot: Annotated[Path | None, typer.Option(dir_okay=False, help="Also draw the rows into this SVG file.")] = None,
-    config: ConfigOption = None,
-    form: FormatOption = Format.TABLE,
-) -> None:
-    """What if: the decision of this gateway over a simulated GPU, beside common rules of thumb."""
-    from router.commands import simulate as command
-
-    if (trace is not None) + from_log + (workloads is not None) != 1:
-        raise typer.BadParameter("give either --trace or --from-log, or a set of --workloads")
-    if azure is not None and workloads != "six":
-        raise typer.BadParameter("--azure is what --workloads six is made of")
-    if workloads is not None and (rate is not None or burst_cv is not None):
-        raise typer.BadParameter("--rate and --burst-cv are for one trace; scale all workloads with --scale")
-    if scale is not None and rate is not None:
-        raise typer.BadParameter("give --scale or --rate, not both")
-    for option, value in (("--scale", scale), ("--rate", rate), ("--burst-cv", burst_cv)):
-        if value == 0:
-            raise typer.BadParameter(f"{option} must be more than 0")
-    command.run(
-        config,
-        form,
-        command.Options(
-            trace=trace,
-            workloads=workloads,
-            azure=azure,
-            requests=requests,
-            gpu=gpu,
-            start_coefficients=start_coefficients,
-            policies=tuple(name.strip() for name in policies.split(",") if name.strip()),
-            seed=seed,
-            scale=scale,
-            rate_rps=rate,
-            burst_cv=burst_cv,
-            max_batched_tokens=max_batched_tokens,
-            self_calibration=self_calibration,
-            plot=plot,
-        ),
-    )
-
-
 @prices.command("show")
 def prices_show(
     model: Annotated[str, typer.Argument(help="Model, such as openai/gpt-6-luna.")],
@@ -419,6 +202,7 @@ def prices_check(config: ConfigOption = None, form: FormatOption = Format.TABLE)
         raise typer.Exit(1)
 
 
+app.command()(simulate)
 learning.add_to(app)
 
 

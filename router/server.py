@@ -18,8 +18,9 @@ import uvloop
 
 from router import __version__
 from router.api.app import create_app
-from router.bootstrap import Gateway, build
+from router.bootstrap import build
 from router.errors import RouterError
+from router.gateway import Gateway
 from router.settings_types import Settings
 
 _ENGINE_PATIENCE_S = 10.0

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 
 from local_llm.poller import EnginePoller
-from router.bootstrap import Gateway
+from router.gateway import Gateway
 from tests.gateway import RunningGateway, running, three_tiers
 from tests.upstream import FakeUpstream
 

@@ -14,7 +14,8 @@ import uvicorn
 import yaml
 
 from router.api.app import create_app
-from router.bootstrap import Gateway, build
+from router.bootstrap import build
+from router.gateway import Gateway
 from router.settings import parse_settings
 from router.stores.queries import CostReport
 

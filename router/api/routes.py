@@ -49,7 +49,7 @@ def cold_routes(face: Face) -> APIRouter:
     routes = APIRouter()
 
     def caller_of(request: Request) -> Caller:
-        return face.authenticator.authenticate(lower_headers(request.scope))
+        return _caller(request, face)
 
     async def chat_of(request: Request) -> ChatRequest:
         return decode_chat(await whole_body(request, face), lower_headers(request.scope))
@@ -89,10 +89,18 @@ def cold_routes(face: Face) -> APIRouter:
         decision, _ = consider(seen, face.deps)
         return JSONResponse(estimated(seen, decision), headers={"x-request-id": seen.facts.request_id})
 
+    add_books(routes, face)
+    add_health(routes, face)
+    return routes
+
+
+def add_books(routes: APIRouter, face: Face) -> None:
+    """What callers say of answers, and what they have spent."""
+
     @routes.post("/v1/feedback", tags=["learning"], openapi_extra=_FEEDBACK_BODY)
     async def feedback(request: Request) -> JSONResponse:
         """Kept for the learner; the last one for a request counts."""
-        caller = caller_of(request)
+        caller = _caller(request, face)
         given = read_feedback(await request_json(request, face))
         tenant = None if caller.admin else caller.tenant
         if not await face.books.add_feedback(given.request_id, tenant, given.score, given.comment):
@@ -108,13 +116,10 @@ def cold_routes(face: Face) -> APIRouter:
         end: Annotated[str | None, Query(alias="to", json_schema_extra=_DATE)] = None,
     ) -> JSONResponse:
         """Spend by day, tenant, tier and model; an admin sees all, anybody else their own. `to` is inclusive."""
-        caller = caller_of(request)  # before anything the caller sent is judged
+        caller = _caller(request, face)  # before anything the caller sent is judged
         from_utc, to_utc = midnight(_day(start, "from")), midnight_after(_day(end, "to"))
         report = await face.books.costs(from_utc, to_utc, None if caller.admin else caller.tenant)
         return JSONResponse(report.as_dict())
-
-    add_health(routes, face)
-    return routes
 
 
 def add_health(routes: APIRouter, face: Face) -> None:
@@ -245,3 +250,7 @@ def _day(text: str | None, param: str) -> date | None:
         return None if text is None else date.fromisoformat(text)
     except ValueError:
         raise BadRequest(f"{param} must be a day such as 2026-11-01", code="invalid_value", param=param) from None
+
+
+def _caller(request: Request, face: Face) -> Caller:
+    return face.authenticator.authenticate(lower_headers(request.scope))

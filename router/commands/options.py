@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from router.commands.output import Format
 from router.commands.ranges import Range
 
 ConfigOption = Annotated[
@@ -17,6 +18,7 @@ ConfigOption = Annotated[
     ),
 ]
 FromOption = Annotated[str | None, typer.Option("--from", help="First day (UTC), such as 2026-11-01.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="How the result is written.")]
 ToOption = Annotated[str | None, typer.Option("--to", help="Last day (UTC), included.")]
 
 

@@ -27,9 +27,10 @@ from classifier.offpolicy import NoOverlap, check_overlap, tier_quality
 from classifier.pipeline import TierModel
 from classifier.train import as_matrix
 from router.api.schemas import decode_chat
-from router.bootstrap import Gateway, build
+from router.bootstrap import build
 from router.core.budgets import Period, window_at
 from router.flow import PlainAnswer, handle_chat
+from router.gateway import Gateway
 from router.learning_loop.beside import Beside, LearningDials
 from router.learning_loop.export import Exported, export
 from router.ports import Deps, PlainReply, ProviderCall, StreamReply

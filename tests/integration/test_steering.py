@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from router.api.schemas import decode_chat
-from router.bootstrap import Gateway
 from router.core.vocabulary import Tier
 from router.flow import consider, describe
+from router.gateway import Gateway
 from router.score_watch import RECENT
 from tests.gateway import running, three_tiers
 from tests.upstream import FakeUpstream

@@ -21,8 +21,8 @@ import pytest
 
 from local_llm.datamodels import EngineLimits, ProcessState
 from local_llm.measure import MeasurePlan, measure, timed_call
-from router.bootstrap import Gateway
 from router.core.decision import PolicyConfig
+from router.gateway import Gateway
 from tests.gateway import RunningGateway, running, until
 from tests.upstream import FakeUpstream, ok
 from tests.vllm.vllm_servers import MODEL, VllmServer
