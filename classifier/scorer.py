@@ -1,35 +1,29 @@
 """A trained model in its serving form. Pure: no I/O, no numpy, no sklearn; never raises on any text.
 
-The arithmetic is that of `pipeline.TierModel`, arranged for one row at a time in plain Python: integers for the words,
-a bit vector for the trees (each threshold passed clears the leaves it rules out; the lowest bit left in a tree's byte
-is its leaf), short dot products for the rest, and only for sources that are likely.
+The arithmetic is that of `pipeline.TierModel`, arranged for one row at a time in plain Python: integers with a lane per
+weight for the words and for the numbers (`packed`), a bit vector for the trees (`trees`), and the common views and the
+experts only of sources that are likely. What would be drawn to the prior wholly is not computed.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from functools import reduce
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from math import exp, log1p, sqrt
-from operator import and_, getitem, mul, sub
+from operator import mul, sub
 from struct import Struct
+from typing import NamedTuple
 
 from classifier.datamodels import RequestFeatures, Score
 from classifier.heuristic import P_ADEQUATE, prompt_class
-from classifier.serving import (
-    FIXED_LANES,
-    LANE_BIAS,
-    LANE_BITS,
-    LANE_ONE,
-    LEAVES_PER_TREE,
-    ServingModel,
-    from_bytes,
-)
-from classifier.textstats import DENSE_NAMES, dense, words
+from classifier.packed import FACTOR_ONE, Scaling, Sums
+from classifier.serving import FIXED_LANES, LANE_BIAS, LANE_BITS, LANE_ONE, ServingModel, from_bytes
+from classifier.textstats import DENSE_COUNT, DENSE_NAMES, VALUE_PLACES, measured, words
+from classifier.trees import TreeBank
 
 PRIOR_LENGTH_TILT = 0.02
 _LOG_CHARS = DENSE_NAMES.index("log_chars")
-_BIT_INDEX = bytes((code & -code).bit_length() - 1 if code else 0 for code in range(256))
+Shares = Sequence[tuple[int, float]]
 
 
 def _dot(a: Sequence[float], b: Sequence[float]) -> float:
@@ -46,49 +40,15 @@ def normal_model_name(name: str) -> str:
     return name.rsplit("/", 1)[-1].lower().removeprefix("meta-")
 
 
-class TreeBank:
-    """All trees of all tiers as one bit vector, a byte per tree."""
+class _Seen(NamedTuple):
+    """What is known of a request before its tiers are looked at. `lanes` are sums over its known words."""
 
-    def __init__(self, model: ServingModel) -> None:
-        self._baseline = model.tree_baseline
-        counts = [len(trees) for trees in model.tree_leaves]
-        self._bytes = sum(counts)
-        self._full = (1 << (LEAVES_PER_TREE * self._bytes)) - 1
-        ends = [sum(counts[: t + 1]) for t in range(len(counts))]
-        self._spans = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
-        self._leaf_tables = model.tree_leaves
-        self._ones = int.from_bytes(b"\x01" * self._bytes, "little")
-        by_number: dict[int, list[tuple[float, int]]] = {}
-        for number, threshold, tree, left in model.tree_splits:
-            cleared = int(left) << (LEAVES_PER_TREE * int(tree))
-            by_number.setdefault(int(number), []).append((threshold, cleared))
-        self._numbers = sorted(by_number)
-        columns = [_cumulative(by_number[number], self._full) for number in self._numbers]
-        self._thresholds = [thresholds for thresholds, _ in columns]
-        self._masks = [masks for _, masks in columns]
-
-    def scores(self, numbers: Sequence[float]) -> list[float]:
-        """Log-odds per tier."""
-        passed = map(bisect_left, self._thresholds, map(numbers.__getitem__, self._numbers))
-        alive = reduce(and_, map(getitem, self._masks, passed), self._full)
-        # Every byte has a bit left, so subtracting 1 from each borrows nothing and isolates the lowest bits.
-        leaves = (alive & ~(alive - self._ones)).to_bytes(self._bytes, "little").translate(_BIT_INDEX)
-        return [
-            sum(map(getitem, tables, leaves[span]), start)
-            for tables, span, start in zip(self._leaf_tables, self._spans, self._baseline, strict=True)
-        ]
-
-
-def _cumulative(splits: list[tuple[float, int]], full: int) -> tuple[list[float], list[int]]:
-    """Distinct thresholds ascending, and what is left alive when the first k of them are passed."""
-    cleared: dict[float, int] = {}
-    for threshold, leaves in splits:
-        cleared[threshold] = cleared.get(threshold, 0) | leaves
-    thresholds = sorted(cleared)
-    masks = [full]
-    for threshold in thresholds:
-        masks.append(masks[-1] & ~cleared[threshold])
-    return thresholds, masks
+    counts: Sequence[int]
+    values: Sequence[float]
+    factors: Sequence[int]
+    lanes: Sequence[float]
+    gate: Sequence[float]
+    novelty: float
 
 
 class TrainedScorer:
@@ -96,6 +56,7 @@ class TrainedScorer:
 
     `models` says which model stands behind each tier, where that is known: the answer is then read from labels of
     those models, as far as there are any. Use `bind` to get a scorer for other models that shares the tables.
+    Raises `packed.OutOfRange` for weights that cannot be right.
     """
 
     def __init__(
@@ -105,19 +66,20 @@ class TrainedScorer:
         self.version = model.version
         self._table = table
         self._row_of = table.get
-        self._models = dict(models or {})
-        self._trees = TreeBank(model)
-        self._inverse_scale = tuple(1.0 / s for s in model.scale)
-        self._lanes = Struct(f"<{model.lane_count}Q")
+        self._allowed = allowed_sources(model, models or {})
+        self._lane_bytes = LANE_BITS // 8 * (model.lane_count + 1)
+        self._lanes = Struct(f"<{model.lane_count + 1}Q")
         self._bias = sum(LANE_BIAS << (LANE_BITS * i) for i in range(model.lane_count))
-        self._alone = [
-            [
-                tuple(map(sum, zip(shared, own, strict=True)))
-                for shared, own in zip(model.linear_shared, rows, strict=True)
-            ]
-            for rows in model.linear_by_source
+        self._excess_from = model.lane_count - len(model.sources)
+        self._gate_on_words = [weights[DENSE_COUNT:] for weights in model.gate]
+        self._trees = TreeBank(model)
+        self._scaling = Scaling(model)
+        self._whence = _whence(model, self._scaling)
+        self._views = [_views(model, self._scaling, s) for s in range(len(model.sources))]
+        self._value_centres = [
+            ([centre[d] for d in VALUE_PLACES], [inverse[d] for d in VALUE_PLACES])
+            for centre, inverse in zip(model.centre, model.inverse_spread, strict=True)
         ]
-        self._allowed = allowed_sources(model, self._models)
 
     @classmethod
     def from_bytes(cls, data: bytes, models: Mapping[str, str] | None = None) -> TrainedScorer:
@@ -127,18 +89,20 @@ class TrainedScorer:
     def bind(self, models: Mapping[str, str]) -> TrainedScorer:
         """The same model for tiers served by `models` (tier -> model name)."""
         bound = object.__new__(TrainedScorer)
-        bound.__dict__.update(self.__dict__, _models=dict(models), _allowed=allowed_sources(self.model, models))
+        bound.__dict__.update(self.__dict__, _allowed=allowed_sources(self.model, models))
         return bound
 
     def score(self, features: RequestFeatures) -> Score:
         """P(adequate) per tier, drawn to the prior by as much as the request is unlike the training data."""
-        p_model, novelty = self.unshrunk(features)
-        tiers = self.model.tiers
-        p_adequate = (
-            dict(zip(tiers, p_model, strict=True)) if novelty == 0.0 else self._shrunk(p_model, novelty, features)
-        )
+        seen = self._see(features)
+        novelty = seen.novelty
+        # The model's own word is not asked where it would count for nothing, nor is the prior's.
+        p = self._probabilities(seen) if novelty < 1.0 else self.prior(features)
+        if 0.0 < novelty < 1.0:
+            p = [(1.0 - novelty) * x + novelty * q for x, q in zip(p, self.prior(features), strict=True)]
+        p_adequate = dict(zip(self.model.tiers, p, strict=True))
         return Score(
-            complexity_ratio=1.0 - p_adequate.get("local", p_model[0]),
+            complexity_ratio=1.0 - p_adequate.get("local", p[0]),
             p_adequate=p_adequate,
             novelty_ratio=novelty,
             model_version=self.version,
@@ -148,97 +112,89 @@ class TrainedScorer:
 
     def unshrunk(self, features: RequestFeatures) -> tuple[list[float], float]:
         """What the model alone says, in the order of its tiers, and how far the request is from its training data."""
-        model = self.model
+        seen = self._see(features)
+        return self._probabilities(seen), seen.novelty
+
+    def _see(self, features: RequestFeatures) -> _Seen:
         tokens = words(features.text)
         distinct = set(tokens)
-        numbers = dense(features, len(tokens), distinct)
-        clip = model.clip
-        low = -clip
-        scaled = [
-            low if z < low else (clip if z > clip else z)  # noqa: FURB136 - min() costs three times as much here
-            for z in map(mul, map(sub, numbers, model.mean), self._inverse_scale)
-        ]
-        found = [row for row in map(self._row_of, distinct) if row is not None]
-        lanes = self._word_lanes(found)
-        gate = self._gate(scaled, lanes, len(found))
-        likely = _floored(gate, model.gate_floor)
+        counts, values = measured(features, len(tokens), distinct)
+        scaled = self._scaling.values(values)
+        factors = [int(z * FACTOR_ONE) for z in scaled]
+        lanes, known = self._word_lanes(distinct)
+        whence = self._whence.of(counts, factors)
+        gate = self._gate(whence, lanes, known)
         believed = gate if self._allowed is None else _limited(gate, self._allowed)
-        share = likely if self._allowed is None else _floored(believed, model.gate_floor)
-        nearest = max(range(len(believed)), key=believed.__getitem__)
-        novelty = self._novelty(len(distinct), len(found), lanes, scaled, nearest)
-        return self._probabilities(numbers, scaled, lanes, likely, share), novelty
+        nearest = believed.index(max(believed))
+        centre, inverse = self._value_centres[nearest]
+        away = list(map(mul, map(sub, scaled, centre), inverse))
+        square = whence[nearest - len(gate)] + _dot(away, away)
+        novelty = self._novelty(len(distinct), known, lanes, square, nearest)
+        return _Seen(counts, values, factors, lanes, gate, novelty)
 
-    def _word_lanes(self, found: Sequence[int]) -> tuple[float, ...]:
-        raw = (sum(found) + self._bias).to_bytes(8 * self.model.lane_count, "little")
-        return tuple([(lane - LANE_BIAS) / LANE_ONE for lane in self._lanes.unpack(raw)])
+    def _word_lanes(self, distinct: Iterable[bytes]) -> tuple[list[float], int]:
+        """Sums over those words that are known, and how many they are (what the last lane of a row counts)."""
+        total = sum(map(self._row_of, distinct, repeat(0)), self._bias)
+        *lanes, known = self._lanes.unpack(total.to_bytes(self._lane_bytes, "little"))
+        return [(lane - LANE_BIAS) / LANE_ONE for lane in lanes], known
 
-    def _gate(self, scaled: Sequence[float], lanes: Sequence[float], known: int) -> list[float]:
+    def _gate(self, by_numbers: Sequence[float], lanes: Sequence[float], known: int) -> list[float]:
+        """P(source | words, numbers); `by_numbers` begins with what the numbers say of each source."""
         model = self.model
         if not model.gate:
             return [1.0]
-        clip, root = model.clip, sqrt(known) if known else 1.0
+        high, root = model.clip, sqrt(known) if known else 1.0
+        low = -high
         by_words = [
-            min(max((lane / root - mean) / scale, -clip), clip)
-            for lane, mean, scale in zip(
-                lanes[FIXED_LANES + len(model.tiers) :], model.words_mean, model.words_scale, strict=True
-            )
+            min(max((lane / root - mean) / scale, low), high)
+            for lane, mean, scale in zip(lanes[self._excess_from :], model.words_mean, model.words_scale, strict=True)
         ]
-        columns = [*scaled, *by_words]
-        logits = [_dot(columns, row) + b for row, b in zip(model.gate, model.gate_intercept, strict=True)]
+        logits = [
+            z + sum(map(mul, by_words, weights), intercept)
+            for z, weights, intercept in zip(by_numbers, self._gate_on_words, model.gate_intercept, strict=False)
+        ]
         top = max(logits)
         odds = [exp(z - top) for z in logits]
         total = sum(odds)
         return [o / total for o in odds]
 
-    def _probabilities(
-        self,
-        numbers: Sequence[float],
-        scaled: Sequence[float],
-        lanes: Sequence[float],
-        likely: Sequence[tuple[int, float]],
-        share: Sequence[tuple[int, float]],
-    ) -> list[float]:
-        """`likely` is where the request seems to come from, `share` the same among sources with the right models."""
+    def _novelty(self, distinct: int, known: int, lanes: Sequence[float], square: float, s: int) -> float:
+        """`square`: of the distance from source `s` in standard deviations of its numbers, summed over them."""
         model = self.model
+        count = distinct or 1
+        unknown = distinct - known if distinct else 1
+        measured_ = (
+            unknown / count,
+            (lanes[1] + model.rare_idf * (distinct - known)) / count,
+            -(lanes[self._excess_from + s] + model.unknown_excess[s] * unknown) / count,
+            sqrt(square / DENSE_COUNT),
+        )
+        limits = zip(measured_, model.novelty_from[s], model.novelty_span[s], strict=True)
+        return min(max(0.0, *[(m - start) / span for m, start, span in limits]), 1.0)
+
+    def _probabilities(self, seen: _Seen) -> list[float]:
+        """What the model says of each tier, as if nothing were novel."""
+        model, lanes = self.model, seen.lanes
+        tiers = range(len(model.tiers))
+        likely = _floored(seen.gate, model.gate_floor)
+        share = likely if self._allowed is None else _floored(_limited(seen.gate, self._allowed), model.gate_floor)
+        views = {s: self._views[s].of(seen.counts, seen.factors) for s in {*dict(likely), *dict(share)}}
         norm = sqrt(lanes[0]) if lanes[0] > 0.0 else 1.0
-        trees = self._trees.scores(numbers)
-        alone = self._alone[likely[0][0]] if len(likely) == 1 else None
+        trees = self._trees.scores(seen.counts, seen.values)
         out = []
-        for t in range(len(model.tiers)):
+        for t in tiers:
             linear = lanes[FIXED_LANES + t] / norm + model.linear_intercept[t]
-            if alone is not None:
-                linear += _dot(scaled, alone[t]) + model.linear_source_offset[likely[0][0]][t]
-            else:
-                linear += _dot(scaled, model.linear_shared[t])
-                for s, part in likely:
-                    linear += part * (_dot(scaled, model.linear_by_source[s][t]) + model.linear_source_offset[s][t])
+            for s, part in likely:
+                linear += part * (views[s][t] + model.linear_source_offset[s][t])
             (l0, l1, l2), (h0, h1, h2) = model.low[t], model.high[t]
             linear, tree = min(max(linear, l0), h0), min(max(trees[t], l1), h1)
             p = 0.0
             for s, part in share:
-                expert = min(max(_dot(scaled, model.experts[s][t]) + model.expert_intercept[s][t], l2), h2)
+                expert = min(max(views[s][t - len(tiers)] + model.expert_intercept[s][t], l2), h2)
                 a, b, c = model.slopes[s][t]
                 p += part * _sigmoid(a * linear + b * tree + c * expert + model.offsets[s][t])
             out.append(p)
         return out
-
-    def _novelty(self, distinct: int, known: int, lanes: Sequence[float], scaled: Sequence[float], s: int) -> float:
-        model = self.model
-        count = distinct or 1
-        unknown = distinct - known if distinct else 1
-        away = list(map(mul, map(sub, scaled, model.centre[s]), model.inverse_spread[s]))
-        measured = (
-            unknown / count,
-            (lanes[1] + model.rare_idf * (distinct - known)) / count,
-            -(lanes[FIXED_LANES + len(model.tiers) + s] + model.unknown_excess[s] * unknown) / count,
-            sqrt(_dot(away, away) / len(scaled)),
-        )
-        limits = zip(measured, model.novelty_from[s], model.novelty_span[s], strict=True)
-        return min(max(0.0, *((m - start) / span for m, start, span in limits)), 1.0)
-
-    def _shrunk(self, p_model: Sequence[float], novelty: float, features: RequestFeatures) -> dict[str, float]:
-        prior = self.prior(features)
-        return {t: (1.0 - novelty) * p + novelty * q for t, p, q in zip(self.model.tiers, p_model, prior, strict=True)}
 
     def prior(self, features: RequestFeatures) -> list[float]:
         """The starting prior of each tier (its base rate where there is none), lower tiers a little below it for long
@@ -253,6 +209,29 @@ class TrainedScorer:
             min(max(prior.get(tier, base) - tilt * (1.0 - i / steps), 0.001), 0.999)
             for i, (tier, base) in enumerate(zip(model.tiers, model.base_rate, strict=True))
         ]
+
+
+def _whence(model: ServingModel, scaling: Scaling) -> Sums:
+    """For each source what the numbers say for it (nothing where there is one source only); then for each source how
+    far the counts are from it, squared."""
+    gate = model.gate
+
+    def terms(d: int, z: float) -> list[float]:
+        away = [((z - c[d]) * i[d]) ** 2 for c, i in zip(model.centre, model.inverse_spread, strict=True)]
+        return [weights[d] * z for weights in gate] + away
+
+    return Sums(scaling, terms, [[weights[d] for weights in gate] for d in range(DENSE_COUNT)])
+
+
+def _views(model: ServingModel, scaling: Scaling, s: int) -> Sums:
+    """For each tier the linear view of the numbers as in source `s`, then for each tier the expert of that source.
+
+    Shares of likely sources sum to 1, so that the slopes all sources share may be added to each source's own.
+    """
+    slopes = zip(model.linear_shared, model.linear_by_source[s], strict=True)
+    linear = [[a + b for a, b in zip(shared, own, strict=True)] for shared, own in slopes]
+    columns = list(zip(*linear, *model.experts[s], strict=True))
+    return Sums(scaling, lambda d, z: [weight * z for weight in columns[d]], columns)
 
 
 def allowed_sources(model: ServingModel, models: Mapping[str, str]) -> tuple[int, ...] | None:

@@ -114,8 +114,9 @@ def from_bytes(data: bytes) -> tuple[ServingModel, dict[bytes, int]]:
     width = LANE_BITS // 8 * (model.lane_count + 1)
     if len(vocabulary) != head["words"] or len(data) - names_end != width * len(vocabulary):
         raise ServingFormatError("the table of words is cut or has rows of another width")
+    one = 1 << (LANE_BITS * model.lane_count)  # the lane behind all others counts words
     rows = range(names_end, len(data), width)
-    packed = [int.from_bytes(data[at : at + width], "little", signed=True) for at in rows]
+    packed = [int.from_bytes(data[at : at + width], "little", signed=True) + one for at in rows]
     return model, dict(zip(vocabulary, packed, strict=True))
 
 

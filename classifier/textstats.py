@@ -63,9 +63,70 @@ DENSE_NAMES = (
 )
 DENSE_COUNT = len(DENSE_NAMES)
 
+# Small whole numbers: few values are common, so whatever follows from one can be looked up. Those named `log_` enter as
+# log(1 + n), the others as they are.
+COUNT_NAMES = (
+    "log_lines",
+    "log_numbers",
+    "log_long_numbers",
+    "log_decimals",
+    "log_money_percent",
+    "log_math_symbols",
+    "log_tex",
+    "log_code_marks",
+    "log_brackets",
+    "log_parentheses",
+    "log_commas",
+    "log_sentences",
+    "log_quotes",
+    "log_questions",
+    "option_count",
+    "has_statements",
+    "has_negation",
+    "has_capital_negation",
+    "has_blank",
+    "has_following",
+    "has_why_how",
+    "has_which",
+    "has_all_or_none",
+    "step_word_count",
+    "ends_with_answer",
+    "ends_with_question",
+    "code_block_count",
+    "turns",
+    "has_tools",
+    "has_images",
+    "wants_json",
+)
+VALUE_NAMES = (
+    "log_chars",
+    "log_stem_chars",
+    "log_words",
+    "mean_word_chars",
+    "unique_word_ratio",
+    "long_word_ratio",
+    "digit_ratio",
+    "upper_ratio",
+    "non_ascii_ratio",
+    "log_context_chars",
+    "log_input_tokens_beyond_text",
+    "log_max_output_tokens",
+    "log_option_mean_chars",
+    "log_option_max_chars",
+    "log_option_min_chars",
+    "option_spread_ratio",
+    "option_number_ratio",
+    "option_number_first_ratio",
+)
+# Where each of the two stands among `DENSE_NAMES`.
+COUNT_PLACES = tuple(map(DENSE_NAMES.index, COUNT_NAMES))
+VALUE_PLACES = tuple(map(DENSE_NAMES.index, VALUE_NAMES))
+
 _DIGITS = b"0123456789"
 _UPPER = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _MATH = b"+=*/^<>"
+_NO_DIGIT = bytes(code for code in range(256) if code not in b"0123456789\n")
+_UNMARKED = bytes(range(ord("a"), ord("z") + 1)) + b" "
 _LONG_WORD = b"a" * 10
 _NEGATIONS = frozenset({b"not", b"except", b"least", b"never"})
 _STEP_WORDS = frozenset(
@@ -75,19 +136,23 @@ _CODE_WORDS = frozenset({b"def", b"return", b"import", b"class", b"function", b"
 _OPTION_LETTERS = frozenset(b"ABCDEFGHIJKLMNOP")
 _OPTION_MARKS = frozenset(b".)")
 _NUMBER_STARTS = frozenset(b"0123456789-$(")
+_NO_OPTIONS = (0.0,) * 6
 _MAX_OPTION_LINES = 24
 _CHARS_PER_TOKEN = 4
 _ENDING_CHARS = 12
+_MAX_CODE_BLOCKS = 20
+_MAX_TURNS = 50
+_INSTRUCTION_TOKENS = 40  # what wraps a message in a request with nothing else in it
 
 
 def _kind(code: int) -> int:
-    """Letter a, digit d, full stop, or o for the rest: what runs of characters are counted on."""
+    """Letter a, digit d, line end, `.` and `)`, or o for the rest: what runs of characters are counted on."""
     char = chr(code)
     if code < 128 and char.isalpha():
         return ord("a")
     if code < 128 and char.isdigit():
         return ord("d")
-    return code if char == "." else ord("o")
+    return code if char in "\n.)" else ord("o")
 
 
 _KINDS = bytes(map(_kind, range(256)))
@@ -122,102 +187,129 @@ def words(text: str) -> list[bytes]:
     return text.encode("utf-8", "replace").translate(_WORDS_ONLY).split()
 
 
-def _log_count(text: bytes, mark: bytes) -> float:
-    # Looking whether a single byte is there costs a third of counting it, and most marks are absent.
-    return log1p(text.count(mark)) if mark in text else 0.0
-
-
 def dense(features: RequestFeatures, word_count: int, distinct: set[bytes]) -> list[float]:
-    """One number per name of `DENSE_NAMES`; finite for every text.
+    """One number per name of `DENSE_NAMES`; finite for every text. Arguments as for `measured`."""
+    counts, values = measured(features, word_count, distinct)
+    numbers = [0.0] * DENSE_COUNT
+    for place, name, count in zip(COUNT_PLACES, COUNT_NAMES, counts, strict=True):
+        numbers[place] = counted(name, count)
+    for place, value in zip(VALUE_PLACES, values, strict=True):
+        numbers[place] = value
+    return numbers
+
+
+def counted(name: str, count: int) -> float:
+    """The number that a count of `COUNT_NAMES` enters as."""
+    return log1p(count) if name.startswith("log_") else float(count)
+
+
+def measured(features: RequestFeatures, word_count: int, distinct: set[bytes]) -> tuple[list[int], list[float]]:
+    """The counts of `COUNT_NAMES` and the values of `VALUE_NAMES`.
 
     `word_count` is the number of `words(features.text)`, `distinct` the set of them. What a word rules out is not
-    searched for: `NOT` stands only where `not` does.
+    searched for: `NOT` stands only where `not` does. Most text is small letters and blanks: whatever else there is, is
+    counted on a copy without those, a tenth as long.
     """
     text = features.text.encode("ascii", "ignore")
-    kinds = b"o" + text.translate(_KINDS)
+    kinds = text.translate(_KINDS)
+    marks = text.translate(None, _UNMARKED)
+    count = marks.count
     chars = len(features.text)
     per_char = 1.0 / (chars + 1)
     per_word = 1.0 / (word_count + 1)
-    stem_chars, option_numbers = _options(text)
     ending = text[-_ENDING_CHARS:].lower().rstrip()
-    numbers = text.translate(_DIGITS_ONLY).split()
-    decimals = kinds.count(b"d.d") if numbers else 0
+    digits = len(marks) - len(marks.translate(None, _DIGITS))
+    if digits:
+        runs = len(text.translate(_DIGITS_ONLY).split())
+        long_runs = kinds.count(b"dddd") if digits > 3 else 0
+        decimals = kinds.count(b"d.d") if digits > 1 else 0
+    else:
+        runs = long_runs = decimals = 0
+    option_count, stem_chars, option_values = _options(text, kinds, has_digits=digits > 0)
+    beyond = features.input_tokens - features.text_chars // _CHARS_PER_TOKEN - _INSTRUCTION_TOKENS
     return [
+        count(b"\n"),
+        runs,
+        long_runs,
+        decimals,
+        count(b"$") + count(b"%"),
+        len(marks) - len(marks.translate(None, _MATH)),
+        count(b"\\"),
+        text.count(b"    ") + 2 * len(_CODE_WORDS & distinct),
+        count(b"[") + count(b"{"),
+        count(b"("),
+        count(b","),
+        count(b".") - decimals,
+        count(b'"'),
+        features.question_count,
+        option_count,
+        b"statement" in distinct,
+        not _NEGATIONS.isdisjoint(distinct),
+        (b"NOT" in marks and b"not" in distinct and b" NOT " in text)
+        or (b"EXCEPT" in marks and b"except" in distinct and b"EXCEPT" in text),
+        b"__" in marks and b"__" in text,
+        b"following" in distinct,
+        b"why" in distinct or b"how" in distinct,
+        b"which" in distinct,
+        b"of" in distinct and (b"above" in distinct or b"these" in distinct) and _all_or_none(text),
+        len(_STEP_WORDS & distinct),
+        ending.endswith(b"answer:"),
+        ending.endswith(b"?"),
+        min(features.code_block_count, _MAX_CODE_BLOCKS),
+        min(features.turns, _MAX_TURNS),
+        features.has_tools,
+        features.has_images,
+        features.wants_json,
+    ], [
         log1p(chars),
         log1p(stem_chars),
         log1p(word_count),
-        log1p(text.count(b"\n")),
         chars * per_word,
         len(distinct) * per_word,
         kinds.count(_LONG_WORD) * per_word,
-        len(b"".join(numbers)) * per_char,
-        (len(text) - len(text.translate(None, _UPPER))) * per_char,
-        log1p(len(numbers)),
-        log1p(kinds.count(b"dddd")) if numbers else 0.0,
-        log1p(decimals),
-        log1p((text.count(b"$") if b"$" in text else 0) + (text.count(b"%") if b"%" in text else 0)),
-        log1p(len(text) - len(text.translate(None, _MATH))),
-        _log_count(text, b"\\"),
-        log1p(text.count(b"    ") + 2 * len(_CODE_WORDS & distinct)),
-        log1p((text.count(b"[") if b"[" in text else 0) + (text.count(b"{") if b"{" in text else 0)),
-        _log_count(text, b"("),
-        _log_count(text, b","),
-        log1p(max(0, text.count(b".") - decimals)),
-        _log_count(text, b'"'),
-        log1p(features.question_count),
-        *option_numbers,
-        float(b"statement" in distinct),
-        float(not _NEGATIONS.isdisjoint(distinct)),
-        float((b"not" in distinct and b" NOT " in text) or (b"except" in distinct and b"EXCEPT" in text)),
-        float(b"_" in text and b"__" in text),
-        float(b"following" in distinct),
-        float(b"why" in distinct or b"how" in distinct),
-        float(b"which" in distinct),
-        float(_all_or_none(text, distinct)),
-        float(len(_STEP_WORDS & distinct)),
-        float(ending.endswith(b"answer:")),
-        float(ending.endswith(b"?")),
-        float(min(features.code_block_count, 20)),
+        digits * per_char,
+        (len(marks) - len(marks.translate(None, _UPPER))) * per_char,
         features.non_ascii_ratio,
         log1p(features.context_chars),
-        log1p(max(0, features.input_tokens - features.text_chars // _CHARS_PER_TOKEN - 40)),
-        float(min(features.turns, 50)),
-        float(features.has_tools),
-        float(features.has_images),
-        float(features.wants_json),
-        log1p(max(0, features.max_output_tokens or 0)),
+        log1p(beyond) if beyond > 0 else 0.0,
+        log1p(features.max_output_tokens) if features.max_output_tokens and features.max_output_tokens > 0 else 0.0,
+        *option_values,
     ]
 
 
-def _all_or_none(text: bytes, distinct: set[bytes]) -> bool:
-    if b"of" not in distinct or not (b"above" in distinct or b"these" in distinct):
-        return False
+def _all_or_none(text: bytes) -> bool:
     lowered = text.lower()
     return b"of the above" in lowered or b"of these" in lowered
 
 
-def _options(text: bytes) -> tuple[int, tuple[float, ...]]:
-    """Characters before the answer options, and what the options look like (lines such as `B. 42`)."""
-    sizes: list[int] = []
-    with_number = number_first = option_chars = 0
-    for line in text.rsplit(b"\n", _MAX_OPTION_LINES)[1:]:
-        size = len(line) - 3
-        if size >= 0 and line[1] in _OPTION_MARKS and line[0] in _OPTION_LETTERS:
-            sizes.append(size)
-            option_chars += size + 4
-            number_first += size > 0 and line[3] in _NUMBER_STARTS
-            with_number += len(line.translate(None, _DIGITS)) < size + 3
-    count = len(sizes)
+def _options(text: bytes, kinds: bytes, *, has_digits: bool) -> tuple[int, int, tuple[float, ...]]:
+    """Number of answer options (lines such as `B. 42`), characters before them, and what they look like."""
+    if b"\na." not in kinds and b"\na)" not in kinds:
+        return 0, len(text), _NO_OPTIONS
+    options = [
+        line[3:]
+        for line in text.rsplit(b"\n", _MAX_OPTION_LINES)[1:]
+        if len(line) > 2 and line[1] in _OPTION_MARKS and line[0] in _OPTION_LETTERS
+    ]
+    count = len(options)
     if not count:
-        return len(text), (0.0,) * 7
-    mean = sum(sizes) / count
+        return 0, len(text), _NO_OPTIONS
+    sizes = list(map(len, options))
+    total = sum(sizes)
+    # Without all else, an option is its digits: as many lines have a number as are not empty then.
+    with_number = len(b"\n".join(options).translate(None, _NO_DIGIT).split()) if has_digits else 0
+    number_first = sum([option[0] in _NUMBER_STARTS for option in options if option])
+    mean = total / count
     longest, shortest = max(sizes), min(sizes)
-    return len(text) - option_chars, (
-        float(count),
-        log1p(mean),
-        log1p(longest),
-        log1p(shortest),
-        (longest - shortest) / (mean + 1.0),
-        with_number / count,
-        number_first / count,
+    return (
+        count,
+        len(text) - total - 4 * count,
+        (
+            log1p(mean),
+            log1p(longest),
+            log1p(shortest),
+            (longest - shortest) / (mean + 1.0),
+            with_number / count,
+            number_first / count,
+        ),
     )

@@ -128,7 +128,7 @@ def test_a_short_prefix_moves_a_bounded_share_to_premium() -> None:
     scorer = SHIPPED
     tiers = scorer.model.tiers
     local, premium = tiers.index("local"), tiers.index("premium")
-    lanes = {w.decode(): scorer._word_lanes([row]) for w, row in scorer._table.items()}
+    lanes = {w.decode(): scorer._word_lanes([w])[0] for w in scorer._table}
     worst = sorted(lanes, key=lambda w: lanes[w][2 + premium] - lanes[w][2 + local], reverse=True)[:8]
     prompts = [
         f"{PROSE * (1 + i % 5)} Point {i}: name the {w} of a harbour." for i, w in enumerate(list(lanes)[5_000:5_200])
