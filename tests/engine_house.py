@@ -15,13 +15,14 @@ import aiohttp
 from local_llm.poller import EnginePoller
 from router.gateway import Gateway
 from tests.gateway import RunningGateway, running, three_tiers
+from tests.patience import PATIENCE_S
 from tests.upstream import FakeUpstream
 
 KEYS = {"CHEAP_KEY": "sk-cheap-1", "BIG_KEY": "sk-big-1"}
 EASY = "Name a colour."
 LONG = "Name a colour. " * 100
 HOME = {"x-router-locality": "local"}
-STALE_AFTER_S = 0.8
+STALE_AFTER_S = 0.5
 
 
 def page(running_: float = 0, waiting: float = 0, kv: float = 0.0) -> tuple[int, bytes, str]:
@@ -61,14 +62,14 @@ class House:
         assert status == 200, body
         return headers["x-router-tier"]
 
-    async def tier_becomes(self, wanted: str, timeout_s: float = 10.0) -> None:
+    async def tier_becomes(self, wanted: str, timeout_s: float = PATIENCE_S) -> None:
         """Ask until it is `wanted` that answers."""
         ends_at_s = time.monotonic() + timeout_s
         while (seen := await self.tier()) != wanted:
             assert time.monotonic() < ends_at_s, f"still {seen}"
             await asyncio.sleep(0.05)
 
-    async def is_answered_by(self, wanted: str, timeout_s: float) -> None:
+    async def is_answered_by(self, wanted: str, timeout_s: float = PATIENCE_S) -> None:
         """The same where nobody may answer for a while."""
         ends_at_s = time.monotonic() + timeout_s
         while (seen := await self.ask())[1].get("x-router-tier") != wanted:
@@ -94,10 +95,10 @@ class House:
         return len(self.cheap.chats) + len(self.big.chats)
 
 
-def impatient(gateway: Gateway) -> None:
-    """Readings grow old sooner, so that a test need not wait."""
+def readings_last(gateway: Gateway, stale_after_s: float = PATIENCE_S) -> None:
+    """Say when a reading is too old: not before the test ends, or soon (`STALE_AFTER_S`) where a test waits for it."""
     for room in gateway.state.engines.values():
-        room.stale_after_s = STALE_AFTER_S
+        room.stale_after_s = stale_after_s
 
 
 def watcher(gateway: Gateway) -> EnginePoller:
@@ -120,7 +121,7 @@ async def house(
     tmp_path: Path,
     *,
     engine_pages: dict[str, tuple[int, bytes, str]] | None = None,
-    ready_s: float | None = 5.0,
+    ready_s: float | None = PATIENCE_S,
     local: dict[str, Any] | None = None,
     timeouts: dict[str, float] | None = None,
     **policy: Any,
@@ -135,7 +136,7 @@ async def house(
         config = three_tiers(tmp_path, local=engine.base_url, cheap=cheap.base_url, big=big.base_url, **policy)
         config["tiers"]["local"] |= local or {}
         config["timeouts"] |= timeouts or {}
-        async with running(config, KEYS, ready_s=ready_s, adjust=impatient) as front:
+        async with running(config, KEYS, ready_s=ready_s, adjust=readings_last) as front:
             looking = asyncio.create_task(keep_looking(front.gateway))
             try:
                 yield House(front, engine, cheap, big, session)

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Self, cast
 
+from tests.patience import until
+
 
 class Gone(Exception):
     """The client has closed the connection; nothing more can be written to it."""
@@ -281,9 +283,6 @@ class LoopbackServer:
     async def __aexit__(self, *exc: object) -> None:
         await self.stop()
 
-    async def until(self, condition: Callable[[], object], timeout_s: float = 5.0) -> None:
-        """Wait until `condition()` holds; AssertionError after `timeout_s`."""
-        deadline_s = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < deadline_s, "the condition did not come true in time"
-            await asyncio.sleep(0.002)
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until `condition()` holds."""
+        await until(condition)

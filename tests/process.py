@@ -9,7 +9,6 @@ Nothing of the test's own environment reaches the child but PATH, HOME and the l
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
 import os
 import re
@@ -18,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -26,11 +25,11 @@ from typing import Any, Self
 import aiohttp
 import yaml
 
-START_S = 60.0  # a bound for hanging, not a promise: other tests may share the machine
+from tests.patience import PATIENCE_S, until
+
+OBEDIENT = Path(__file__).with_name("obedient.py")
 _URL = re.compile(r"^hybrid-llm-router \S+ on (http://\S+)  \(config: ", re.MULTILINE)
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
-_PR_CAPBSET_DROP = 24
-_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
 
 
 def child_environ(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -40,7 +39,7 @@ def child_environ(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def run_command(
-    *arguments: str, folder: Path, environ: Mapping[str, str] | None = None, timeout_s: float = START_S
+    *arguments: str, folder: Path, environ: Mapping[str, str] | None = None, timeout_s: float = PATIENCE_S
 ) -> subprocess.CompletedProcess[str]:
     """`python -m router ARGUMENTS` in `folder`, to its end."""
     return subprocess.run(
@@ -52,15 +51,6 @@ def run_command(
         timeout=timeout_s,
         check=False,
     )
-
-
-def obey_file_permissions() -> None:
-    """For a process about to exec: even root may then not write what is marked read-only."""
-    if os.geteuid() == 0:
-        libc = ctypes.CDLL(None, use_errno=True)
-        for capability in (_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH):
-            if libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
-                raise OSError(ctypes.get_errno(), "cannot drop a capability")
 
 
 def descendants(pid: int) -> list[int]:
@@ -109,7 +99,7 @@ class GatewayProcess:
         folder.mkdir(parents=True, exist_ok=True)
         number = len(list(folder.glob("gateway-*.out"))) + 1
         self.out_path, self.log_path = (folder / f"gateway-{number}.{kind}" for kind in ("out", "log"))
-        launcher = [sys.executable, __file__] if obeys_file_permissions else [sys.executable]
+        launcher = [sys.executable, str(OBEDIENT)] if obeys_file_permissions else [sys.executable]
         command = [*launcher, "-m", "router", "serve", "--port", "0", *arguments]
         if config is not None:
             path = folder / "test-router.yaml"
@@ -162,12 +152,12 @@ class GatewayProcess:
 
     async def up(self) -> Self:
         """Wait for the banner."""
-        await until(self._is_up, START_S)
+        await until(self._is_up, PATIENCE_S)
         return self
 
     def wait_up(self) -> Self:
         """The same where no event loop runs."""
-        ends_at_s = time.monotonic() + START_S
+        ends_at_s = time.monotonic() + PATIENCE_S
         while not self._is_up():
             assert time.monotonic() < ends_at_s, f"no banner in time:\n{self.log}"
             time.sleep(0.02)
@@ -190,12 +180,12 @@ class GatewayProcess:
         """No file may grow past this from now on: a full disk for the larger ones."""
         resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (limit_bytes, resource.RLIM_INFINITY))
 
-    async def ended(self, timeout_s: float = START_S) -> int:
+    async def ended(self, timeout_s: float = PATIENCE_S) -> int:
         """Its exit code."""
         await until(lambda: self.process.poll() is not None, timeout_s)
         return self.process.returncode
 
-    def stop(self, timeout_s: float = 30.0) -> int:
+    def stop(self, timeout_s: float = PATIENCE_S) -> int:
         """End it in whatever state it is; its exit code."""
         if self.process.poll() is None:
             self.process.terminate()
@@ -215,7 +205,7 @@ class GatewayProcess:
         """`ready`, `degraded` or `unavailable`."""
         return str((await self.get("/health/readiness"))[1]["status"])
 
-    async def readiness_is(self, wanted: str, timeout_s: float = 30.0) -> None:
+    async def readiness_is(self, wanted: str, timeout_s: float = PATIENCE_S) -> None:
         """Wait until it is `wanted`."""
         ends_at_s = time.monotonic() + timeout_s
         while (status := await self.readiness()) != wanted:
@@ -240,16 +230,3 @@ async def gateway_process(
         yield await gateway.up()
     finally:
         await asyncio.to_thread(gateway.stop)
-
-
-async def until(condition: Callable[[], object], timeout_s: float) -> None:
-    """Wait until `condition()` holds."""
-    ends_at_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < ends_at_s, "the condition did not come true in time"
-        await asyncio.sleep(0.01)
-
-
-if __name__ == "__main__":  # the launcher of `obeys_file_permissions`
-    obey_file_permissions()
-    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])  # noqa: S606

@@ -52,6 +52,8 @@ class Behaviour:
     delay_s: float = 0.0  # before the headers; inf stalls until the client leaves
     first_token_delay_s: float = 0.0  # between the headers and the first event
     gap_s: float = 0.0  # between events
+    held: asyncio.Event | None = None  # an answer waits for it before the headers, a stream before event `held_at`
+    held_at: int | None = None
     # what replaces the answer
     status: int = 200
     body: bytes | None = None
@@ -258,6 +260,8 @@ class FakeUpstream(LoopbackServer):
     async def _chat(self, exchange: Exchange) -> None:
         behaviour = self.queue.popleft() if self.queue else self.default
         await exchange.pause(behaviour.delay_s)
+        if behaviour.held is not None and behaviour.held_at is None:
+            await behaviour.held.wait()
         if behaviour.body is not None:
             await exchange.answer(behaviour.status, behaviour.body, behaviour.headers)
             return
@@ -385,6 +389,8 @@ class _Stream:
             return False
         if position == behaviour.malformed_at:
             event = self.event(b'{"id":"chatcmpl-broken","choices":[{"index":0,"del')
+        if position == behaviour.held_at and behaviour.held is not None:
+            await behaviour.held.wait()
         if position:
             await exchange.pause(behaviour.gap_s)
         await self._send(exchange, event)

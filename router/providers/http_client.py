@@ -93,6 +93,8 @@ class Target:
 class HttpClient:
     """POSTs to `target` with `headers`, over a pool of connections that are kept for `keep_alive_s`.
 
+    A used connection that ends within `stale_within_s` of a request had been closed before it: see above.
+
     The most recently used connection is taken first. There is no limit on their number: admission is decided before
     the call, and a pool that queues would hide it. `trust_env` lets HTTP_PROXY, HTTPS_PROXY and NO_PROXY apply, and
     never to loopback addresses. `tls` replaces the default context (which honours SSL_CERT_FILE and SSL_CERT_DIR).
@@ -109,6 +111,7 @@ class HttpClient:
         trust_env: bool = False,
         tls: ssl.SSLContext | None = None,
         keep_alive_s: float = KEEP_ALIVE_S,
+        stale_within_s: float = STALE_WITHIN_S,
     ) -> None:
         self._target = target
         self._proxy = proxy_for(secure=target.secure, host=target.host, port=target.port) if trust_env else None
@@ -118,6 +121,7 @@ class HttpClient:
         self._sizes = SizeLimits(body_bytes, error_bytes)
         self._tls = (tls or _default_tls()) if target.secure else None
         self._keep_alive_s = keep_alive_s
+        self._stale_within_s = stale_within_s
         self._idle: list[Connection] = []  # the most recently used last
         self._all: set[Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
@@ -153,7 +157,7 @@ class HttpClient:
             try:
                 await answer.opened()
             except Reset:
-                stale = used_before and not answer.heard and loop.time() - start_s < STALE_WITHIN_S
+                stale = used_before and not answer.heard and loop.time() - start_s < self._stale_within_s
                 if not stale or self._closed:
                     raise
             else:

@@ -12,10 +12,12 @@ import pytest
 from openai import AsyncOpenAI
 
 from tests.gateway import RunningGateway, running, three_tiers
+from tests.patience import PATIENCE_S
 from tests.upstream import FakeUpstream
 
 KEYS = {"CHEAP_KEY": "sk-cheap-4711", "BIG_KEY": "sk-big-4712"}
 EASY = [{"role": "user", "content": "Name a colour."}]
+IMPATIENT = {"timeouts": {"first_byte_s": 1, "idle_s": 1}}
 HARD = [{"role": "user", "content": "Explain why the proof fails, and analyze what would have to change in it."}]
 
 
@@ -43,15 +45,20 @@ class House:
 
 @pytest.fixture
 async def house(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[House]:
-    """A house with three tiers; `@pytest.mark.parametrize("house", [{...}], indirect=True)` sets policy keys."""
-    policy = getattr(request, "param", {})
+    """A house with three tiers; `@pytest.mark.parametrize("house", [{...}], indirect=True)` sets policy keys.
+
+    `timeouts` among them are the gateway's, as `IMPATIENT` is for tests of a silent upstream.
+    """
+    policy = dict(getattr(request, "param", {}))
+    timeouts = policy.pop("timeouts", {})
     async with AsyncExitStack() as stack:
         local = await stack.enter_async_context(FakeUpstream(api_key=None))
         cheap = await stack.enter_async_context(FakeUpstream(api_key=KEYS["CHEAP_KEY"]))
         big = await stack.enter_async_context(FakeUpstream(api_key=KEYS["BIG_KEY"]))
         config = three_tiers(tmp_path, local=local.base_url, cheap=cheap.base_url, big=big.base_url, **policy)
+        config["timeouts"] |= timeouts
         front = await stack.enter_async_context(running(config, KEYS))
         client = await stack.enter_async_context(
-            AsyncOpenAI(base_url=front.v1, api_key="unused", max_retries=0, timeout=20)
+            AsyncOpenAI(base_url=front.v1, api_key="unused", max_retries=0, timeout=PATIENCE_S)
         )
         yield House(front, local, cheap, big, client)

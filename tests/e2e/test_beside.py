@@ -22,6 +22,7 @@ from router.core.judgements import JUDGE_TENANT, SHADOW_TENANT, JudgedAnswer
 from router.core.vocabulary import Outcome
 from router.stores import label_sources, queries
 from tests.gateway import BIG_PRICE, CHEAP_PRICE, RunningGateway, running, until
+from tests.patience import PATIENCE_S
 from tests.upstream import FakeUpstream, ok, stall, status
 
 KEY = {"API_KEY": "sk-up"}
@@ -96,7 +97,7 @@ def bench(tmp_path: Path) -> Start:
                 "classifier": {"model": "heuristic"},
             }
             front = await stack.enter_async_context(running(config, KEY))
-            client = await stack.enter_async_context(httpx.AsyncClient(base_url=front.url, timeout=20))
+            client = await stack.enter_async_context(httpx.AsyncClient(base_url=front.url, timeout=PATIENCE_S))
             yield Bench(front, local, cheap, judge, client)
 
     return start

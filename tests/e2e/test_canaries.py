@@ -37,7 +37,7 @@ def config_of(cheap: FakeUpstream, big: FakeUpstream, **server: Any) -> dict[str
     auth = {"keys": [{"tenant": "team-a", "key_env": "TENANT_KEY"}]}
     return {
         "server": {"data_dir": "data", "auth": auth, **server},
-        "timeouts": {"connect_s": 1, "first_byte_s": 10, "idle_s": 2, "total_s": 30},
+        "timeouts": {"connect_s": 30, "first_byte_s": 60, "idle_s": 60, "total_s": 90},
         "tiers": {
             "local": {"engine": "embedded"},
             "cheap": {
@@ -218,10 +218,10 @@ async def test_no_key_and_no_prompt_is_left_anywhere(tmp_path: Path) -> None:
             # What a database that is away leaves on disk for a while.
             with locked(tmp_path / "data" / "router.db"):
                 await mouth.chat("auto:local")
-                await until(lambda: spooled(tmp_path), 20)
+                await until(lambda: spooled(tmp_path))
                 waiting = {str(path): path.read_text() for path in spooled(tmp_path)}
             assert found_in(waiting, everything) == []
-            await until(lambda: not spooled(tmp_path), 20)
+            await until(lambda: not spooled(tmp_path))
 
             pages = {"metrics": (await gateway.get("/metrics"))[1], "readiness": str(await gateway.get("/health"))}
             assert "router_requests_total" in pages["metrics"]

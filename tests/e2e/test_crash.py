@@ -20,6 +20,7 @@ from router.core.vocabulary import NANO_PER_USD, Flag, Outcome, Tier
 from router.stores import queries
 from router.stores.engines import read_engine
 from tests.gateway import three_tiers
+from tests.patience import until
 from tests.postgres import Cluster, binaries, cluster
 from tests.process import GatewayProcess, gateway_process
 from tests.upstream import FakeUpstream, ok, status
@@ -93,7 +94,8 @@ async def live_and_die(config: dict[str, Any], folder: Path, seen: Answered, luc
     try:
         await gateway.up()
         callers = [asyncio.create_task(caller(gateway, seen, luck, f"{life}-{i}")) for i in range(CALLERS)]
-        await asyncio.sleep(luck.uniform(0.02, 0.6))  # the moment of death
+        death_at = len(seen.costs) + luck.randrange(6, 40)
+        await until(lambda: len(seen.costs) >= death_at)
         gateway.kill()
         await asyncio.gather(*callers)
     finally:

@@ -15,6 +15,7 @@ from langchain_openai import ChatOpenAI
 from openai import AsyncOpenAI, OpenAI
 
 from tests.gateway import CHEAP_PRICE
+from tests.patience import PATIENCE_S
 from tests.process import GatewayProcess, alive, descendants, gateway_process, run_command, until
 from tests.upstream import FakeUpstream
 
@@ -35,13 +36,13 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
 
 @pytest.fixture
 def client(gateway: GatewayProcess) -> Iterator[OpenAI]:
-    with OpenAI(base_url=gateway.v1, api_key="unused", max_retries=0, timeout=60) as client:
+    with OpenAI(base_url=gateway.v1, api_key="unused", max_retries=0, timeout=PATIENCE_S) as client:
         yield client
 
 
 @pytest.fixture
 async def async_client(gateway: GatewayProcess) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=gateway.v1, api_key="unused", max_retries=0, timeout=60) as client:
+    async with AsyncOpenAI(base_url=gateway.v1, api_key="unused", max_retries=0, timeout=PATIENCE_S) as client:
         yield client
 
 
@@ -169,7 +170,7 @@ async def test_an_engine_that_is_killed_is_missed_but_not_for_long_and_leaves_no
         config = {"server": {"data_dir": "data"}, "tiers": tiers}
         async with (
             gateway_process(config, tmp_path, environ={"CHEAP_KEY": "sk-cheap-4711"}) as gateway,
-            AsyncOpenAI(base_url=gateway.v1, api_key="unused", max_retries=0, timeout=60) as client,
+            AsyncOpenAI(base_url=gateway.v1, api_key="unused", max_retries=0, timeout=PATIENCE_S) as client,
         ):
 
             async def tier() -> str:
@@ -189,5 +190,5 @@ async def test_an_engine_that_is_killed_is_missed_but_not_for_long_and_leaves_no
             assert not alive(engine)
             gateway.terminate()
             assert await gateway.ended() == 0
-            await until(lambda: not any(alive(pid) for pid in (guardian, *family)), 10)
+            await until(lambda: not any(alive(pid) for pid in (guardian, *family)))
         assert gateway.costs()["totals"]["requests"] == 3

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 
+import pytest
+
 from router.core.periods import Period
 from router.stores.periods import PeriodStore
 from router.stores.reports import Hours, hours
-from tests.e2e.conftest import EASY, House
+from tests.e2e.conftest import EASY, IMPATIENT, House
 from tests.gateway import until
 from tests.upstream import ok, stall_after_headers
 
@@ -60,6 +62,7 @@ async def test_what_a_running_stream_has_done_can_be_told_and_ends_with_it(house
     assert absorbed(found) == (await house.front.costs()).totals.cost_nanousd
 
 
+@pytest.mark.parametrize("house", [IMPATIENT], indirect=True)
 async def test_a_stream_that_never_left_the_engines_queue_costs_nothing_there(house: House) -> None:
     house.local.default = stall_after_headers()
     async for _ in await house.client.chat.completions.create(model="auto", messages=EASY, stream=True):  # type: ignore[call-overload]

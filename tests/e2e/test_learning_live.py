@@ -16,6 +16,7 @@ import yaml
 
 from router.cli import main
 from tests.gateway import BIG_PRICE, CHEAP_PRICE, RunningGateway, running, until
+from tests.patience import PATIENCE_S
 from tests.upstream import FakeUpstream, ok
 
 TENANTS = [f"team{i}" for i in range(6)]
@@ -105,7 +106,7 @@ async def test_a_model_learnt_from_the_gateways_own_log_changes_its_routing_whil
         file = tmp_path / "router.yaml"
         file.write_text(yaml.safe_dump(config))
         front = await stack.enter_async_context(running(config, ENVIRONMENT))
-        client = await stack.enter_async_context(httpx.AsyncClient(base_url=front.url, timeout=30))
+        client = await stack.enter_async_context(httpx.AsyncClient(base_url=front.url, timeout=PATIENCE_S))
         await live(client, front, 260)
         assert await right(client) < 0.8
 

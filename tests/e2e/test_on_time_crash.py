@@ -35,13 +35,13 @@ async def test_the_time_on_is_booked_up_to_the_death_of_the_gateway(tmp_path: Pa
                 found = json.loads((work / file).read_text())["on"] if (work / file).exists() else []
                 return [one for one in found if one[3] and one[2] - one[1] > 3_000_000]
 
-            await until(told, 60.0)
+            await until(told)
             ((_, from_us, _, _),) = told()
             gateway.kill()
             died_us = time.time_ns() // 1000
     # the engine is gone with it: whatever stands in the books now was on before
     async with gateway_process(config_for(tmp_path, NOWHERE), work, environ=KEYS):
-        await until(lambda: not (work / file).exists(), 60.0)
+        await until(lambda: not (work / file).exists())
     done = await asyncio.to_thread(
         run_command, "report", "periods", "--config", "test-router.yaml", "--format", "json", folder=work, environ=KEYS
     )

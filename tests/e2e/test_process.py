@@ -6,8 +6,8 @@ import asyncio
 import json
 import signal
 import socket
-import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import yaml
 
 from tests.e2e.conftest import EASY
 from tests.gateway import BIG_PRICE, CHEAP_PRICE
+from tests.patience import PATIENCE_S
 from tests.process import GatewayProcess, gateway_process, run_command, until
 from tests.upstream import FakeUpstream, ok, stall
 
@@ -57,7 +58,7 @@ async def tell(gateway: GatewayProcess, *lines: str, body: bytes = b"") -> tuple
     try:
         head = "\r\n".join((*lines, f"content-length: {len(body)}", "connection: close", "", ""))
         writer.write(head.encode("latin-1") + body)
-        raw = await asyncio.wait_for(reader.read(), 20)
+        raw = await asyncio.wait_for(reader.read(), PATIENCE_S)
     finally:
         writer.close()
     top, _, rest = raw.partition(b"\r\n\r\n")
@@ -151,9 +152,7 @@ def test_an_api_model_without_a_price_is_refused_by_name_and_line(tmp_path: Path
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_the_outside_is_not_listened_to_without_a_key(host: str, tmp_path: Path) -> None:
     name = write(tmp_path, two_tiers("http://127.0.0.1:9/v1"))
-    refused = run_command(
-        "serve", "--port", "0", "--host", host, "--config", name, folder=tmp_path, environ=KEYS, timeout_s=20
-    )
+    refused = run_command("serve", "--port", "0", "--host", host, "--config", name, folder=tmp_path, environ=KEYS)
     assert refused.returncode == 1
     assert "ROUTER_API_KEY" in refused.stderr
     assert host in refused.stderr
@@ -289,25 +288,24 @@ async def read_stream(client: aiohttp.ClientSession, gateway: GatewayProcess, be
 async def test_told_to_stop_it_finishes_fifty_streams_and_takes_nothing_new(
     upstream: FakeUpstream, tmp_path: Path
 ) -> None:
-    grace_s = 20.0
-    upstream.default = ok("word " * 60, gap_s=0.05)
+    told = asyncio.Event()
+    upstream.default = replace(ok("word " * 60), held_at=3, held=told)
     begun: asyncio.Queue[None] = asyncio.Queue()
-    config = two_tiers(upstream.base_url, drain_grace_s=grace_s)
+    config = two_tiers(upstream.base_url, drain_grace_s=10 * PATIENCE_S)
     async with gateway_process(config, tmp_path, environ=KEYS) as gateway, session() as client, session() as late:
         # A connection that was open before, as clients keep them.
         async with late.get(gateway.url + "/health/liveness") as kept:
             assert kept.status == 200
         streams = [asyncio.create_task(read_stream(client, gateway, begun)) for _ in range(50)]
         for _ in streams:
-            await asyncio.wait_for(begun.get(), 30)
+            await asyncio.wait_for(begun.get(), PATIENCE_S)
         gateway.terminate()
-        told_at_s = time.monotonic()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 async with late.post(f"{gateway.v1}/chat/completions", json=BODY) as answer:
                     if answer.status == 503:
                         break
-        assert not all(stream.done() for stream in streams)
+        assert not any(stream.done() for stream in streams)
         for path, method in (("/v1/chat/completions", "POST"), ("/v1/models", "GET"), ("/health/readiness", "GET")):
             async with session() as fresh, fresh.request(method, gateway.url + path, json=BODY) as answer:
                 assert answer.status == 503
@@ -316,11 +314,11 @@ async def test_told_to_stop_it_finishes_fifty_streams_and_takes_nothing_new(
                 assert (await answer.json())["error"]["code"] == "service_unavailable"
         async with late.get(gateway.url + "/health/liveness") as still:
             assert still.status == 200
+        told.set()
         for raw in await asyncio.gather(*streams):
             assert raw.endswith(b"data: [DONE]\n\n")
             assert raw.count(b"word") == 60
-        assert await gateway.ended() == 0
-        assert time.monotonic() - told_at_s < grace_s
+        assert await gateway.ended() == 0  # long before the grace is over
     assert "Traceback" not in gateway.log
     totals = gateway.costs(KEYS)["totals"]
     assert totals["requests"] == totals["attempts"] == len(upstream.chats)
@@ -328,23 +326,21 @@ async def test_told_to_stop_it_finishes_fifty_streams_and_takes_nothing_new(
 
 
 async def test_what_outlives_the_grace_is_cut_off_honestly_and_booked(upstream: FakeUpstream, tmp_path: Path) -> None:
-    upstream.script(ok("word " * 2000, gap_s=0.05), stall())
+    upstream.script(ok("word " * 20_000, gap_s=0.05), stall())
     begun: asyncio.Queue[None] = asyncio.Queue()
     config = two_tiers(upstream.base_url, drain_grace_s=0.5)
     async with gateway_process(config, tmp_path, environ=KEYS) as gateway, session() as client:
         stream = asyncio.create_task(read_stream(client, gateway, begun))
-        await asyncio.wait_for(begun.get(), 30)
+        await asyncio.wait_for(begun.get(), PATIENCE_S)
         plain = asyncio.create_task(ask(client, gateway))
-        await until(lambda: len(upstream.chats) == 2, 10)
+        await until(lambda: len(upstream.chats) == 2)
         gateway.terminate()
-        told_at_s = time.monotonic()
         events = (await stream).decode().rstrip("\n").split("\n\n")
         assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "service_unavailable"
         assert "data: [DONE]" not in events
         status, connection, told = await plain
         assert (status, connection, told["error"]["code"]) == (503, "close", "service_unavailable")
         assert await gateway.ended() == 0
-        assert time.monotonic() - told_at_s < 3.0
     assert all(line["level"] != "error" for line in map(json.loads, gateway.log.splitlines()))
     totals = gateway.costs(KEYS)["totals"]
     assert (totals["requests"], totals["attempts"], totals["open_reservations"]) == (2, 2, 0)
@@ -352,18 +348,17 @@ async def test_what_outlives_the_grace_is_cut_off_honestly_and_booked(upstream: 
 
 
 async def test_a_second_signal_ends_it_at_once_with_the_books_in_order(upstream: FakeUpstream, tmp_path: Path) -> None:
-    upstream.default = ok("word " * 2000, gap_s=0.05)
+    upstream.default = ok("word " * 20_000, gap_s=0.05)
     begun: asyncio.Queue[None] = asyncio.Queue()
-    async with gateway_process(two_tiers(upstream.base_url), tmp_path, environ=KEYS) as gateway, session() as client:
+    config = two_tiers(upstream.base_url, drain_grace_s=10 * PATIENCE_S)
+    async with gateway_process(config, tmp_path, environ=KEYS) as gateway, session() as client:
         stream = asyncio.create_task(read_stream(client, gateway, begun))
-        await asyncio.wait_for(begun.get(), 30)
+        await asyncio.wait_for(begun.get(), PATIENCE_S)
         gateway.terminate()
         await until_draining(gateway)
         gateway.signal(signal.SIGINT)
-        told_at_s = time.monotonic()
         assert b"[DONE]" not in await stream
         assert await gateway.ended() == 0
-        assert time.monotonic() - told_at_s < 3.0
     assert all(line["level"] != "error" for line in map(json.loads, gateway.log.splitlines()))
     totals = gateway.costs(KEYS)["totals"]
     assert (totals["requests"], totals["attempts"], totals["open_reservations"]) == (1, 1, 0)
@@ -376,6 +371,6 @@ async def ask(client: aiohttp.ClientSession, gateway: GatewayProcess) -> tuple[i
 
 
 async def until_draining(gateway: GatewayProcess) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while (await gateway.get("/v1/models"))[0] != 503:  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.01)

@@ -21,6 +21,7 @@ from classifier import cli, registry
 from tests.gateway import three_tiers
 from tests.learning_data import TIERS, rows, write
 from tests.model_folders import spoil, version_of
+from tests.patience import PATIENCE_S
 from tests.process import GatewayProcess, gateway_process, run_command
 from tests.upstream import FakeUpstream, ok
 
@@ -28,7 +29,6 @@ KEYS = {"CHEAP_KEY": "sk-cheap-4711", "BIG_KEY": "sk-big-4712"}
 PROMPT = "please tell me in some detail about this proof thing friend the theorem number 7x7?"
 AWAY = frozenset({"cheap", "premium"})
 HOME = frozenset({"local"})
-PATIENCE_S = 20.0
 SHIPPED = version_of(registry.shipped_folder())
 
 
@@ -102,7 +102,6 @@ class Front:
 
 def config_of(folder: Path, local: FakeUpstream, api: FakeUpstream) -> dict[str, Any]:
     config = three_tiers(folder, local=local.base_url, cheap=api.base_url, big=api.base_url)
-    config["timeouts"] = {"first_byte_s": 10, "idle_s": 10}
     del config["classifier"]
     return config
 
@@ -148,7 +147,10 @@ async def test_a_canary_answers_its_sessions_and_leaves_the_others_alone(front: 
     weighed = await front.goes_to(HOME)
     assert weighed["scorer"] == version_of(model)
     assert "CANARY_MODEL" in weighed["flags"]
-    where = {session: {(await front.ask(router={"session": session}))[0] for _ in range(3)} for session in "abcdefghij"}
+    where = {
+        session: {(await front.ask(router={"session": session}))[0] for _ in range(3)}
+        for session in "abcdefghijklmnopqrst"
+    }
     assert all(len(tiers) == 1 for tiers in where.values()), "a session stays with its model"
     assert 0 < sum(tiers == {"local"} for tiers in where.values()) < len(where)
     await front.command("rollback")

@@ -17,8 +17,9 @@ import aiohttp
 import pytest
 import yaml
 
-from local_llm.process import free_port
 from tests.nvml_stand_in import build_library
+from tests.patience import PATIENCE_S
+from tests.ports import free_port
 from tests.process import alive, child_environ, descendants
 from tests.vllm_stand_in import write_executable
 
@@ -34,7 +35,6 @@ utilization 0
 power_mw 20000
 temperature 40
 """
-PATIENCE_S = 90.0
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -22,6 +22,7 @@ from router.stores.periods import PeriodStore
 from router.stores.reports import Hours, hours
 from tests.e2e.conftest import EASY, HARD, KEYS
 from tests.gateway import RunningGateway, running, three_tiers, until
+from tests.patience import PATIENCE_S
 from tests.upstream import FakeUpstream, ok, stall, status
 
 MODEL = "house-model"
@@ -53,6 +54,16 @@ class Pair:
         at_home = {name: len(engine.chats) for name, engine in self.engines.items()}
         return at_home | {"api": sum(len(api.chats) for api in self.apis)}
 
+    async def ask_together(self, count: int) -> list[tuple[Any, Any]]:
+        """What is answered to `count` that are all in the engines before one of them is."""
+        begin = asyncio.Event()
+        for engine in self.engines.values():
+            engine.default = replace(ok("Blue."), held=begin)
+        asked = [asyncio.create_task(self.ask()) for _ in range(count)]
+        await self.in_engines(count)
+        begin.set()
+        return await asyncio.gather(*asked)
+
     async def in_engines(self, count: int) -> None:
         """Wait until so many requests are held by the engines."""
         rooms = self.front.gateway.state.engines.values()
@@ -80,7 +91,7 @@ async def pair(tmp_path: Path, **local: Any) -> AsyncIterator[Pair]:
         config = engines_config(tmp_path, urls, cheap.base_url, big.base_url, **local)
         front = await stack.enter_async_context(running(config, KEYS))
         client = await stack.enter_async_context(
-            AsyncOpenAI(base_url=front.v1, api_key="unused", max_retries=0, timeout=20)
+            AsyncOpenAI(base_url=front.v1, api_key="unused", max_retries=0, timeout=PATIENCE_S)
         )
         yield Pair(front, engines, (cheap, big), client)
 
@@ -99,9 +110,7 @@ async def posted(front: RunningGateway, *assets: str) -> Hours:
 
 async def test_requests_that_come_together_are_shared_and_look_like_one_model(tmp_path: Path) -> None:
     async with pair(tmp_path) as house:
-        for engine in house.engines.values():
-            engine.default = ok("Blue.", delay_s=0.2)
-        answers = await asyncio.gather(*(house.ask() for _ in range(8)))
+        answers = await house.ask_together(8)
         assert house.calls == {"a": 4, "b": 4, "api": 0}
         for answer, headers in answers:
             assert (headers["x-router-tier"], headers["x-router-model"], answer.model) == ("local", MODEL, MODEL)
@@ -163,9 +172,7 @@ async def test_when_both_are_full_the_next_one_spills_and_room_in_either_brings_
 async def test_each_engine_has_its_own_hours_and_each_balances(tmp_path: Path) -> None:
     assets = ("local/a", "local/b")
     async with pair(tmp_path) as house:
-        for engine in house.engines.values():
-            engine.default = ok("Blue.", delay_s=0.1)
-        asked = await asyncio.gather(*(house.ask() for _ in range(6)))
+        asked = await house.ask_together(6)
         records = [await house.front.record(headers["x-request-id"]) for _, headers in asked]
         found = await posted(house.front, *assets)
         booked = dict.fromkeys(assets, 0)

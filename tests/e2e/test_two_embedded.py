@@ -9,6 +9,7 @@ from typing import Any
 
 from openai import AsyncOpenAI
 
+from tests.patience import PATIENCE_S
 from tests.process import alive, descendants, gateway_process, until
 
 MODEL = "smollm2-135m-instruct"
@@ -31,7 +32,7 @@ async def test_two_children_share_one_model_and_one_of_them_is_enough(tmp_path: 
     config = {"server": {"data_dir": "data"}, "tiers": {"local": local}}
     async with (
         gateway_process(config, tmp_path) as gateway,
-        AsyncOpenAI(base_url=gateway.v1, api_key="unused", max_retries=0, timeout=60) as client,
+        AsyncOpenAI(base_url=gateway.v1, api_key="unused", max_retries=0, timeout=PATIENCE_S) as client,
     ):
 
         async def ask(model: str) -> str:
@@ -73,6 +74,6 @@ async def test_two_children_share_one_model_and_one_of_them_is_enough(tmp_path: 
         family += descendants(gateway.pid)
         gateway.terminate()
         assert await gateway.ended() == 0
-        await until(lambda: not any(alive(pid) for pid in family), 10)
+        await until(lambda: not any(alive(pid) for pid in family))
     totals = gateway.costs()["totals"]
     assert (totals["requests"], totals["open_reservations"]) == (5, 0)

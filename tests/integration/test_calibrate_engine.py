@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,9 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from local_llm.steptime import prefill_s
 from router.commands.calibrate import CannotCalibrate, calibrate, which
 from router.errors import BadRequest
 from router.settings import parse_settings
+from tests.patience import PATIENCE_S, wait_until
 from tests.process import alive, child_environ, descendants, run_command
 from tests.upstream import FakeUpstream
 
@@ -43,7 +44,8 @@ def test_the_embedded_engine_is_measured_and_the_file_can_be_used(tmp_path: Path
     measured = yaml.safe_load((tmp_path / "coefficients.yaml").read_text())
     settings = parse_settings(config(tmp_path, EMBEDDED | measured), {})
     row = settings.tiers.local.coefficients
-    assert 1e-4 < row.c_prefill_s < 1.0
+    # with few points on a busy machine the quadratic term may explain all of it: what counts is a prompt's cost
+    assert 1e-4 < prefill_s(row, 96) / 96 < 1.0
     assert 1e-4 < row.t0_s + row.c_seq_s < 1.0
     assert row.calibrated
 
@@ -118,11 +120,12 @@ def measuring(folder: Path) -> Iterator[subprocess.Popen[str]]:
             command, cwd=folder, env=environ, stdout=said, stderr=subprocess.STDOUT, start_new_session=True, text=True
         )
     try:
-        ends_at_s = time.monotonic() + 100
-        while "first token after" not in (folder / "said").read_text():
+
+        def measures() -> bool:
             assert started.poll() is None, (folder / "said").read_text()
-            assert time.monotonic() < ends_at_s
-            time.sleep(0.02)
+            return "first token after" in (folder / "said").read_text()
+
+        wait_until(measures)
         yield started
     finally:
         for pid in [started.pid, *descendants(started.pid)]:
@@ -143,7 +146,7 @@ def test_a_measurement_that_is_broken_off_leaves_no_engine_and_the_old_figures(t
             os.killpg(started.pid, signal.SIGINT)
         else:
             started.terminate()
-        code = started.wait(30)
+        code = started.wait(PATIENCE_S)
         said = (tmp_path / "said").read_text()
         assert "Traceback" not in said
         assert (tmp_path / "coefficients.yaml").read_text() == "# of last week\n"
@@ -152,7 +155,4 @@ def test_a_measurement_that_is_broken_off_leaves_no_engine_and_the_old_figures(t
             assert "the engine stopped answering" in said
         else:
             assert code == {"Ctrl-C": 130, "SIGTERM": -signal.SIGTERM}[what]
-        ends_at_s = time.monotonic() + 10
-        while [pid for pid in family if alive(pid)]:
-            assert time.monotonic() < ends_at_s
-            time.sleep(0.02)
+        wait_until(lambda: not any(alive(pid) for pid in family))

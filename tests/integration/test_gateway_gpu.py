@@ -16,6 +16,7 @@ import pytest
 
 from tests.gateway import three_tiers
 from tests.nvml_stand_in import build_library
+from tests.patience import PATIENCE_S
 from tests.process import GatewayProcess, gateway_process, run_command
 from tests.upstream import FakeUpstream, ok, status
 
@@ -68,7 +69,7 @@ class Machine:
             return response.status, response.headers.get("x-router-tier"), await response.json()
 
     async def tier_becomes(self, wanted: str) -> None:
-        ends_at_s = time.monotonic() + 20.0
+        ends_at_s = time.monotonic() + PATIENCE_S
         while (seen := await self.ask())[1] != wanted:
             assert seen[0] == 200, seen
             assert time.monotonic() < ends_at_s, f"still {seen[1]}"
@@ -76,7 +77,7 @@ class Machine:
 
     async def page_becomes(self, text: str, *, shown: bool = True) -> None:
         """Look until `text` is on the page, or is gone from it."""
-        ends_at_s = time.monotonic() + 20.0
+        ends_at_s = time.monotonic() + PATIENCE_S
         while (text in await self.metrics()) != shown:
             assert time.monotonic() < ends_at_s, await self.metrics()
             await asyncio.sleep(0.1)

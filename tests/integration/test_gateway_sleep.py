@@ -11,9 +11,9 @@ from typing import Any
 
 import aiohttp
 
-from local_llm.process import free_port
 from router.local_engines import LocalEngine
 from tests.gateway import CHEAP_PRICE, RunningGateway, running, until
+from tests.ports import free_port
 from tests.upstream import FakeUpstream
 from tests.vllm_stand_in import write_executable
 
@@ -53,7 +53,7 @@ class House:
         """Wait for it."""
         sleeper = self.engine.sleeper
         assert sleeper is not None
-        await until(lambda: sleeper.phase == "asleep", 15.0)
+        await until(lambda: sleeper.phase == "asleep")
         assert self.engine.room.process()[0] == "asleep"
 
 
@@ -84,7 +84,7 @@ async def house(folder: Path, *, sleep: dict[str, float] | None, api: bool = Tru
         async with running(config, {"API_KEY": KEY} if api else {}, ready_s=None) as front:
             assert front.gateway.local is not None
             (engine,) = front.gateway.local.engines
-            await until(lambda: engine.room.process()[0] in ("ready", "asleep"), 20.0)
+            await until(lambda: engine.room.process()[0] in ("ready", "asleep"))
             yield House(front, engine, upstream, session, folder / "calls")
 
 
@@ -106,7 +106,7 @@ async def test_an_idle_engine_sleeps_spills_and_is_woken_by_the_first_that_misse
         assert h.engine.is_on()  # it takes up its card and costs what it costs
         status, tier, _ = await h.ask()
         assert (status, tier) == (200, "cheap")  # answered at once; the next ones stay at home
-        await until(lambda: h.engine.room.process()[0] == "ready", 10.0)
+        await until(lambda: h.engine.room.process()[0] == "ready")
         assert h.commands()[len(told)] == "/wake_up"
         assert (await h.ask(**HOME))[:2] == (200, "local")
         assert h.engine.process is not None and h.engine.process.starts == 1

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -20,15 +20,14 @@ from local_llm.embedded import find_model
 from local_llm.process import EngineProcess
 from router.clock import SystemClock
 from tests.gateway import CHEAP_PRICE, RunningGateway, running, until
+from tests.patience import PATIENCE_S, until_seen
 from tests.process import descendants
 from tests.upstream import FakeUpstream
 
 MODEL = "smollm2-135m-instruct"
 KEY = "sk-api"
 SLO_TTFT_S = 1.5
-EJECTED_S = 2 * SLO_TTFT_S + 3.0 + 2.0  # patience, one look that waits for its page, and a busy machine
-BACK_S = 20.0
-LEFT_ALONE_S = 60.0
+PATIENT_S = 2 * SLO_TTFT_S  # no token for twice the promised time to the first one
 
 
 @contextmanager
@@ -71,7 +70,7 @@ async def house(folder: Path) -> AsyncIterator[tuple[RunningGateway, FakeUpstrea
                 },
             },
         }
-        async with running(config, {"API_KEY": KEY}, ready_s=60.0) as front:
+        async with running(config, {"API_KEY": KEY}, ready_s=PATIENCE_S) as front:
             yield front, api
 
 
@@ -83,7 +82,7 @@ async def ask(session: aiohttp.ClientSession, front: RunningGateway, **headers: 
         return response.status, response.headers.get("x-router-tier"), await response.json()
 
 
-async def test_it_is_left_within_seconds_and_taken_up_again_without_a_restart(tmp_path: Path) -> None:
+async def test_it_is_left_by_its_lack_of_progress_and_taken_up_again_without_a_restart(tmp_path: Path) -> None:
     async with house(tmp_path) as (front, api), aiohttp.ClientSession() as session:
         (engine,) = front.gateway.local.engines
         assert engine.process is not None and engine.process.pid is not None
@@ -93,19 +92,20 @@ async def test_it_is_left_within_seconds_and_taken_up_again_without_a_restart(tm
             assert stream.status == 200
             await stream.content.readline()
             with frozen(engine.process.pid):
-                began_s = time.monotonic()
-                await until(lambda: engine.room.process()[0] == "degraded", EJECTED_S)
-                assert time.monotonic() - began_s > 1.0  # the lack of tokens has told it, nothing else
+                await until(lambda: engine.room.process()[0] == "degraded")
+                told = re.fullmatch(r"no token for ([\d.]+) s with 1 requests .*", engine.room.process()[1] or "")
+                assert told is not None, engine.room.process()  # the lack of tokens has told it, nothing else
+                assert float(told[1]) >= PATIENT_S
                 answered = [await ask(session, front) for _ in range(3)]
                 assert [(status, tier) for status, tier, _ in answered] == [(200, "cheap")] * 3
                 status, _, body = await ask(session, front, **{"x-router-locality": "local"})
                 assert (status, body["error"]["code"]) == (503, "no_route")
                 assert len(api.chats) == 3
-            await until(lambda: engine.room.process()[0] == "ready", BACK_S)
+            await until(lambda: engine.room.process()[0] == "ready")
             rest = await stream.content.read()
         assert rest.rstrip().endswith(b"data: [DONE]")  # who had waited has lost nothing
-        status, _, _ = await ask(session, front, **{"x-router-locality": "local"})
-        assert status == 200
+        # a slow machine may have made it look busy for a moment
+        await until_seen(lambda: ask(session, front, **{"x-router-locality": "local"}), lambda answer: answer[0] == 200)
         assert engine.process.starts == 1
         await until(lambda: engine.room.inflight.n == 0)
 
@@ -123,7 +123,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[EngineProcess]:
     )
     engine = EngineProcess(launch, clock=SystemClock(), log_path=tmp_path / "engine.log")
     await engine.start()
-    assert await engine.wait_ready(LEFT_ALONE_S), engine.problem
+    assert await engine.wait_ready(PATIENCE_S), engine.problem
     yield engine
     await engine.stop()
 
@@ -132,8 +132,8 @@ async def test_one_that_stays_hung_is_ended_though_it_hears_no_signal_and_starte
     assert engine.pid is not None
     before = descendants(engine.pid)
     with frozen(engine.pid):
-        await asyncio.wait_for(engine.report_hung("no token for 30 s"), 15.0)
+        await asyncio.wait_for(engine.report_hung("no token for 30 s"), PATIENCE_S)
         assert engine.problem == "no token for 30 s"
         assert not set(before) & set(descendants(os.getpid()))
-    assert await engine.wait_ready(LEFT_ALONE_S)
+    assert await engine.wait_ready(PATIENCE_S)
     assert (engine.state, engine.starts) == (ProcessState.READY, 2)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.engine_house import HOME, House, house, page
-from tests.gateway import until
+from tests.patience import PATIENCE_S, until
 from tests.upstream import (
     Behaviour,
     aborted,
@@ -151,7 +151,7 @@ class AnyHistory(RuleBasedStateMachine):
 
     async def all_is_put_back(self) -> None:
         """Everybody gets their answer or leaves, and then all counts are zero and the books are whole."""
-        await asyncio.wait_for(asyncio.gather(*self.open, return_exceptions=True), 15.0)
+        await asyncio.wait_for(asyncio.gather(*self.open, return_exceptions=True), PATIENCE_S)
         gateway = self.house.front.gateway
         await until(lambda: not any(self.parts()) and gateway.in_flight.count == 0)
         ledger = gateway.ledger

@@ -21,6 +21,7 @@ from router.stores.events import Settled
 from router.stores.liveness import LedgerInUse
 from router.stores.sql import SqlLedger
 from tests.ledger_samples import NOON, WallClock, hold, opened, settled, tried
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture
@@ -262,7 +263,7 @@ def test_sqlites_log_is_folded_in_under_traffic_without_a_pause_and_stays_bounde
     path, log = tmp_path / "ledger.db", tmp_path / "ledger.db-wal"
     store = Database(parse_url(f"sqlite:///{path}"), "me", lambda: NOON, LogLimits(events=50, pages=100))
     store.connect()
-    written, deadline_s = 0, time.monotonic() + 30
+    written, deadline_s = 0, time.monotonic() + PATIENCE_S
     # Bytes 12 to 16 of the log count how often it was begun anew: unpaused traffic alone never lets it.
     while written == 0 or int.from_bytes(log.read_bytes()[12:16], "big") < 3:
         assert time.monotonic() < deadline_s

@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from router.stores.events import Event
 from router.stores.spool import FOLDER
 from router.stores.sql import SqlLedger
 from tests.ledger_samples import NOON, WallClock, hold, opened, settled, tried
+from tests.patience import PATIENCE_S, until
 from tests.postgres import Cluster, binaries, cluster
 
 QUICK = WriterConfig(stall_s=0.1, give_up_s=0.4, retry_s=0.02, max_retry_s=0.1)
@@ -56,13 +57,6 @@ class Fragile(Database):
         self.answers.wait()
         if self.fail is not None:
             raise self.fail
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "waited in vain"
-        await asyncio.sleep(0.005)
 
 
 class Bench:
@@ -165,13 +159,22 @@ async def test_a_failure_in_mid_traffic_costs_no_request(tmp_path: Path, text: s
         assert b.totals() == (52, 52 * 250, 0)
 
 
-async def test_a_database_that_hangs_delays_no_request_and_is_told_of(tmp_path: Path) -> None:
+async def test_a_database_that_hangs_delays_no_request(tmp_path: Path) -> None:
+    async with bench(tmp_path, replace(QUICK, stall_s=PATIENCE_S, give_up_s=2 * PATIENCE_S)) as b:
+        await b.ledger.start()
+        b.store.answers.clear()
+        await asyncio.wait_for(asyncio.gather(*(serve(b.ledger, f"r{i}") for i in range(10))), PATIENCE_S / 2)
+        assert b.ledger.state().healthy  # they had been served before anybody called it a stall
+        b.store.answers.set()
+        await b.ledger.flush()
+        assert b.totals() == (10, 10 * 250, 0)
+
+
+async def test_a_database_that_hangs_is_told_of(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         await b.ledger.start()
         b.store.answers.clear()
-        began_s = time.monotonic()
         await asyncio.gather(*(serve(b.ledger, f"first{i}") for i in range(10)))
-        assert time.monotonic() - began_s < QUICK.stall_s
         await serve(b.ledger, "second")
         await until(lambda: b.ledger.state().reason == "the database does not answer")
         assert b.warnings == ["ledger_degraded"]
@@ -182,18 +185,20 @@ async def test_a_database_that_hangs_delays_no_request_and_is_told_of(tmp_path: 
 
 
 async def test_a_process_that_gets_no_cpu_does_not_blame_the_database(tmp_path: Path) -> None:
-    async with bench(tmp_path) as b:
+    # what may be slow here is the disk, and that is the database's affair: it gets a second and a half
+    patient = replace(QUICK, stall_s=1.5)
+    async with bench(tmp_path, patient) as b:
         await b.ledger.start()
-        for number in range(5):
+        for number in range(2):
             b.store.answers.clear()  # the thread gets no further
             asked = asyncio.create_task(serve(b.ledger, f"r{number}"))
             await asyncio.sleep(0)
-            time.sleep(4 * QUICK.stall_s)  # noqa: ASYNC251 - and neither does the loop
+            time.sleep(1.2 * patient.stall_s)  # noqa: ASYNC251 - and neither does the loop
             b.store.answers.set()
             await asked
         await b.ledger.flush()
         assert b.warnings == []
-        assert b.totals() == (5, 5 * 250, 0)
+        assert b.totals() == (2, 2 * 250, 0)
 
 
 async def test_reports_hold_what_was_spooled_as_soon_as_the_ledger_is_well_again(tmp_path: Path) -> None:
@@ -220,21 +225,21 @@ async def test_a_commit_whose_answer_was_lost_is_not_booked_twice(tmp_path: Path
         assert b.totals() == (5, 1250, 0)
 
 
-async def test_without_a_journal_a_hanging_database_delays_a_request_by_the_stall_time_only(tmp_path: Path) -> None:
-    async with bench(tmp_path, replace(QUICK, max_journal_bytes=0)) as b:
+async def test_without_a_journal_a_hanging_database_delays_the_first_request_by_the_stall_time(tmp_path: Path) -> None:
+    async with bench(tmp_path, replace(QUICK, stall_s=0.3, give_up_s=PATIENCE_S, max_journal_bytes=0)) as b:
         await b.ledger.start()
         b.store.answers.clear()
-        began_s = time.monotonic()
-        await asyncio.gather(*(serve(b.ledger, f"first{i}") for i in range(10)))
-        first_s = time.monotonic() - began_s
-        began_s = time.monotonic()
-        await serve(b.ledger, "second")
-        assert QUICK.stall_s <= first_s < QUICK.give_up_s
-        assert time.monotonic() - began_s < QUICK.stall_s
+        took_s = []
+        for number in range(6):
+            began_s = time.monotonic()
+            await serve(b.ledger, f"r{number}")
+            took_s.append(time.monotonic() - began_s)
+        assert took_s[0] >= 0.3
+        assert min(took_s) < 0.3  # of five, one has met no other work on this machine
         b.store.answers.set()
         await until(lambda: b.ledger.state().healthy)
         await b.ledger.flush()
-        assert b.totals() == (11, 11 * 250, 0)
+        assert b.totals() == (6, 6 * 250, 0)
 
 
 async def test_the_journal_keeps_only_what_is_nowhere_else(tmp_path: Path) -> None:
@@ -285,8 +290,8 @@ async def test_when_both_hang_money_is_refused_in_time(tmp_path: Path) -> None:
         b.forbid_spooling()
         b.store.answers.clear()
         with pytest.raises(Unavailable):
-            await asyncio.wait_for(b.ledger.reserve(hold("api")), 5)
-        await asyncio.wait_for(b.ledger.reserve(hold("local", tier=Tier.LOCAL, reserve_nanousd=0)), 5)
+            await asyncio.wait_for(b.ledger.reserve(hold("api")), PATIENCE_S)
+        await asyncio.wait_for(b.ledger.reserve(hold("local", tier=Tier.LOCAL, reserve_nanousd=0)), PATIENCE_S)
         b.store.answers.set()
         await until(lambda: b.ledger.state().healthy)
         await b.ledger.flush()
@@ -444,9 +449,7 @@ async def test_a_postgres_that_freezes_delays_nobody(tmp_path: Path, postgres: C
     try:
         postgres.freeze()
         try:
-            began_s = time.monotonic()
-            await asyncio.gather(*(serve(ledger, f"r{i}") for i in range(20)))
-            assert time.monotonic() - began_s < QUICK.stall_s
+            await asyncio.wait_for(asyncio.gather(*(serve(ledger, f"r{i}") for i in range(20))), PATIENCE_S)
             await until(lambda: not ledger.state().healthy)
         finally:
             postgres.thaw()

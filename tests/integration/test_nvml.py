@@ -12,6 +12,7 @@ import pytest
 
 from local_llm.nvml import Nvml
 from tests.nvml_stand_in import build_library
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 HEALTHY = """
@@ -70,7 +71,7 @@ def looks(library: Path, folder: Path, *states: str) -> list[Look]:
         text=True,
         env=environment,
         check=True,
-        timeout=30,
+        timeout=PATIENCE_S,
     )
     return [(look[0], look[1]) for look in map(json.loads, done.stdout.splitlines())]
 
@@ -105,7 +106,9 @@ def test_driver_and_cuda_version_are_told(libraries: dict[str, Path], tmp_path: 
     read = "from local_llm.nvml import Nvml; n = Nvml(); n.read(); print(n.driver_version, n.cuda_version)"
     environment = {**os.environ, "NVML_STATE": str(state), "LD_LIBRARY_PATH": str(libraries["current"])}
     command = [sys.executable, "-c", read]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True, timeout=PATIENCE_S
+    )
     assert done.stdout.split() == ["570.124.06", "13.0"]
 
 

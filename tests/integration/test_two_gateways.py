@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from tests.gateway import three_tiers
+from tests.patience import PATIENCE_S
 from tests.process import GatewayProcess, gateway_process
 from tests.upstream import FakeUpstream
 
 pytestmark = pytest.mark.postgres
 KEYS = {"CHEAP_KEY": "sk-cheap-1", "BIG_KEY": "sk-big-1"}
-PATIENCE_S = 60.0
 
 
 @pytest.fixture

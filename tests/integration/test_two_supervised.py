@@ -11,9 +11,9 @@ from typing import Any
 
 import aiohttp
 
-from local_llm.process import free_port
 from router.local_engines import LocalEngine
 from tests.gateway import RunningGateway, running, until
+from tests.ports import free_port
 from tests.process import descendants
 from tests.vllm_stand_in import write_executable
 
@@ -53,7 +53,7 @@ async def house(folder: Path, **launch: Any) -> AsyncIterator[House]:
     async with aiohttp.ClientSession() as session, running(config, {}, ready_s=None) as front:
         assert front.gateway.local is not None
         found = front.gateway.local.engines
-        await until(lambda: all(one.room.process()[0] in ("ready", "asleep") for one in found), 20.0)
+        await until(lambda: all(one.room.process()[0] in ("ready", "asleep") for one in found))
         yield House(front, found, folders, session)
 
 
@@ -76,8 +76,8 @@ async def test_each_engine_sees_its_own_cards_and_has_a_key_of_its_own(tmp_path:
 
 
 async def test_of_two_that_sleep_the_first_request_wakes_one_and_the_next_need_no_other(tmp_path: Path) -> None:
-    async with house(tmp_path, sleep={"after_idle_s": 1}) as h:
-        await until(lambda: all(engine.room.process()[0] == "asleep" for engine in h.engines), 20.0)
+    async with house(tmp_path, sleep={"after_idle_s": 2}) as h:
+        await until(lambda: all(engine.room.process()[0] == "asleep" for engine in h.engines))
         assert await h.ask() == (200, "local")
         for _ in range(3):
             assert await h.ask() == (200, "local")

@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.vllm.vllm_servers import MAX_NUM_SEQS, MODEL, ROOT, WINDOW_TOKENS, VllmServer, free_port
+from tests.patience import PATIENCE_S
+from tests.ports import free_port
+from tests.vllm.vllm_servers import MAX_NUM_SEQS, MODEL, ROOT, WINDOW_TOKENS, VllmServer
 
 ROUTER_KEY = "sk-router-test"
-READY_TIMEOUT_S = 30.0
-STOP_TIMEOUT_S = 15.0
+STOP_TIMEOUT_S = 30.0
 KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH")
 
 
@@ -37,7 +38,7 @@ class RunningGateway:
 
     def page(self, path: str) -> tuple[int, str]:
         """(status, body) of a GET."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         with contextlib.closing(connection):
             connection.request("GET", path, headers={"Authorization": f"Bearer {ROUTER_KEY}"})
             response = connection.getresponse()
@@ -104,7 +105,7 @@ def running_gateway(
 
 
 def _wait_ready(gateway: RunningGateway, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline_s = time.monotonic() + READY_TIMEOUT_S
+    deadline_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline_s and process.poll() is None:
         with contextlib.suppress(OSError):
             if gateway.page("/health/readiness")[0] == 200:

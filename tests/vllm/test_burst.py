@@ -237,7 +237,7 @@ async def nothing_left(front: RunningGateway, engine: VllmServer) -> None:
 async def books_balance(front: RunningGateway, told: list[Told]) -> bool:
     """Every attempt has its charge, and their sum is what the report says, to the nano-dollar."""
     ledger = front.gateway.ledger
-    await until(lambda: ledger.state().healthy and ledger.state().spooled_events == 0, 60.0)  # a busy disk may be late
+    await until(lambda: ledger.state().healthy and ledger.state().spooled_events == 0)  # a busy disk may be late
     records = [await front.record(one.request_id) for one in told]
     attempts = [attempt for record in records for attempt in record.attempts]
     report = await front.costs()

@@ -11,6 +11,7 @@ from typing import Any
 import openai
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.vllm.gateways import ROUTER_KEY, RunningGateway, api_tier, external_tier, running_gateway
 from tests.vllm.vllm_servers import (
     MAX_NUM_SEQS,
@@ -31,7 +32,7 @@ ENDLESS: dict[str, Any] = ASKED | {"max_tokens": 1900, "stream": True}
 
 def client_of(gateway: RunningGateway) -> openai.OpenAI:
     """The official client, without its own retries."""
-    return openai.OpenAI(base_url=gateway.base_url, api_key=ROUTER_KEY, max_retries=0, timeout=60)
+    return openai.OpenAI(base_url=gateway.base_url, api_key=ROUTER_KEY, max_retries=0, timeout=PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def gateway(engine: VllmServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @pytest.fixture
 def client(gateway: RunningGateway, engine: VllmServer) -> Iterator[openai.OpenAI]:
     """A client of that gateway; the engine is idle when the test begins."""
-    wait_until(engine.reading, lambda r: r.running_requests == 0 and r.waiting_requests == 0, 20.0)
+    wait_until(engine.reading, lambda r: r.running_requests == 0 and r.waiting_requests == 0)
     with client_of(gateway) as opened:
         yield opened
 
@@ -54,7 +55,7 @@ def client(gateway: RunningGateway, engine: VllmServer) -> Iterator[openai.OpenA
 def engine_filled_by_others(engine: VllmServer) -> Iterator[None]:
     """As many streams of others as the engine takes, queue included."""
     with engine.strangers(MAX_NUM_SEQS + MAX_QUEUED, max_tokens=WINDOW_TOKENS - 200):
-        wait_until(engine.reading, lambda r: r.waiting_requests == MAX_QUEUED, 20.0)
+        wait_until(engine.reading, lambda r: r.waiting_requests == MAX_QUEUED)
         yield
 
 
@@ -103,7 +104,7 @@ def test_a_client_that_hangs_up_frees_the_engine(client: openai.OpenAI, engine: 
     next(iter(stream))
     stream.close()
     # Its gauges lag behind, its counter does not lie: it has stopped long before the end it was asked for.
-    wait_until(engine.reading, lambda r: r.running_requests == 0 and (r.output_tokens or 0) > before, 10.0)
+    wait_until(engine.reading, lambda r: r.running_requests == 0 and (r.output_tokens or 0) > before)
     assert (engine.reading().output_tokens or 0) - before < ENDLESS["max_tokens"] // 2
 
 
@@ -172,6 +173,6 @@ def test_a_worker_killed_in_mid_stream_reaches_the_client_as_an_error_and_passes
             client.chat.completions.create(model="auto", **ASKED)
         assert caught.value.status_code >= 500
         # Ready may still be said of the engine that has died: first it must have been started again.
-        wait_until(lambda: supervised_start.engine.starts, lambda seen: seen > starts, 60.0)
+        wait_until(lambda: supervised_start.engine.starts, lambda seen: seen > starts)
         supervised_start.wait_ready()
-        wait_until(lambda: outcome_of(client, running), lambda outcome: outcome == "ok", 60.0)
+        wait_until(lambda: outcome_of(client, running), lambda outcome: outcome == "ok")

@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from tests.gateway import CHEAP_PRICE, RunningGateway, running, until
+from tests.patience import until_seen
 from tests.upstream import FakeUpstream
 from tests.vllm.vllm_servers import MODEL, VllmServer
 
@@ -20,8 +21,6 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
 SLO_TTFT_S = 1.5
 PATIENCE_S = 2 * SLO_TTFT_S  # no token for twice the promised time to the first one
-NOTICED_S = 60.0  # patience and a look or two; how long a look takes is the machine's affair
-PROBED_S = 60.0  # a token is asked for every 5 s, and waited for up to 10
 KEY = "sk-api"
 
 
@@ -53,7 +52,7 @@ async def house(folder: Path, engine: VllmServer) -> AsyncIterator[tuple[Running
                 },
             },
         }
-        async with running(config, {"ENGINE_KEY": engine.api_key, "API_KEY": KEY}, ready_s=20.0) as front:
+        async with running(config, {"ENGINE_KEY": engine.api_key, "API_KEY": KEY}, ready_s=60.0) as front:
             yield front, api
 
 
@@ -78,19 +77,20 @@ async def test_it_is_left_by_its_lack_of_progress_and_taken_up_again_when_it_giv
             assert stream.status == 200
             await stream.content.readline()
             with engine.frozen_core():
-                await until(lambda: room.process()[0] == "degraded", NOTICED_S)
-                status, _ = await asyncio.to_thread(engine.ask, "GET", "/health")
-                assert status == 200
+                await until(lambda: room.process()[0] == "degraded")
                 told = re.fullmatch(r"no token for ([\d.]+) s with 1 requests in flight", room.process()[1] or "")
                 assert told is not None, room.process()  # the lack of tokens has told it, nothing else
                 assert float(told[1]) >= PATIENCE_S
+                status, _ = await asyncio.to_thread(engine.ask, "GET", "/health")
+                assert status == 200
                 answered = [await ask(session, front) for _ in range(5)]
                 assert [(status, tier) for status, tier, _ in answered] == [(200, "cheap")] * 5
                 status, _, body = await ask(session, front, **{"x-router-locality": "local"})
                 assert (status, body["error"]["code"]) == (503, "no_route")
                 assert len(api.chats) == 5
-            await until(lambda: room.process()[0] == "ready", PROBED_S)
-            assert (await ask(session, front))[:2] == (200, "local")
+            await until(lambda: room.process()[0] == "ready")
+            # a slow machine may have made it look busy for a moment
+            await until_seen(lambda: ask(session, front), lambda answer: answer[:2] == (200, "local"))
             rest = await stream.content.read()
         assert rest.rstrip().endswith(b"data: [DONE]")  # who had waited has lost nothing
         await until(lambda: room.inflight.n == 0)

