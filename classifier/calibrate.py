@@ -4,7 +4,8 @@ nu is what a unit of missing quality costs in dollars: the choice minimises cost
 quality. The least nu that keeps a target is found by learn-then-test (arXiv 2110.01052) with fixed-sequence testing:
 from the safest nu downwards, each is kept only if a test rejects "quality is below target" at level delta, and the
 first that fails ends the walk; so the chance that the nu returned misses the target on fresh data is at most delta.
-The test is betting (arXiv 2010.09686): it holds for bounded outcomes of any distribution and any number of rows.
+The test is betting (arXiv 2010.09686): it holds for bounded outcomes of any distribution and any number of rows, so
+that few rows make a target hard to show, and never wrongly shown more often than delta.
 """
 
 from __future__ import annotations
@@ -30,10 +31,15 @@ class CalibrationRow:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationSample:
-    """Held-out predictions with outcomes; small enough to travel with the model."""
+    """Held-out predictions with outcomes; small enough to travel with the model.
+
+    `quality_range` bounds the quality of a row: 0..1 where it was judged. A doubly robust one of a partial log can lie
+    as far out as the least likely observation puts it (`offpolicy.pseudo_range`), and what is shown must bear that.
+    """
 
     tiers: tuple[str, ...]
     rows: tuple[CalibrationRow, ...]
+    quality_range: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +128,24 @@ def nu_for_targets(
         moved = walk.descend(nu)
         for target in sorted(open_targets):
             known = not moved and target in best
-            if known or mean_is_positive(walk.margins(target), low=-target, high=1.0, delta=delta):
+            low, high = _margin_range(sample.quality_range, target)
+            if known or mean_is_positive(walk.margins(target), low=low, high=high, delta=delta):
                 best[target] = nu, walk.chosen()
             else:
                 open_targets.discard(target)
         if not open_targets:
             break
     return tuple(
-        _dial(rows, ref, reference, target, confidence_ratio, best.get(target), (walk.ladder[0], first))
+        _dial(
+            rows,
+            ref,
+            reference,
+            target,
+            confidence_ratio,
+            best.get(target),
+            (walk.ladder[0], first),
+            sample.quality_range,
+        )
         for target in target_ratios
     )
 
@@ -145,6 +161,7 @@ def _dial(
     confidence: float,
     found: tuple[float, list[int]] | None,
     safest: tuple[float, list[int]],
+    quality_range: tuple[float, float],
 ) -> QualityDial:
     nu, chosen = found if found is not None else safest
     kept = [quality[k] for (_, _, quality), k in zip(rows, chosen, strict=True)]
@@ -157,7 +174,7 @@ def _dial(
         confidence_ratio=confidence,
         certified=found is not None,
         kept_ratio=sum(kept) / sum(base) if sum(base) else 1.0,
-        kept_lower_ratio=_kept_lower(kept, base, 1.0 - confidence),
+        kept_lower_ratio=_kept_lower(kept, base, 1.0 - confidence, quality_range),
         cost_ratio=cost / base_cost if base_cost else 0.0,
         rows=len(rows),
         statement=_statement(found is not None, target, confidence, reference, len(rows)),
@@ -248,13 +265,22 @@ def mean_is_positive(values: Sequence[float], *, low: float, high: float, delta:
     return False
 
 
-def _kept_lower(kept: Sequence[float], base: Sequence[float], delta: float) -> float:
+def _margin_range(quality_range: tuple[float, float], target: float) -> tuple[float, float]:
+    """What quality less `target` times the reference's can come to."""
+    low, high = quality_range
+    return low - target * high, high - target * low
+
+
+def _kept_lower(
+    kept: Sequence[float], base: Sequence[float], delta: float, quality_range: tuple[float, float]
+) -> float:
     """The highest share of the reference's quality that the same test would certify, to .005."""
     low, high = 0.0, 1.2
     while high - low > 0.005:
         middle = (low + high) / 2.0
         margins = [q - middle * ref for q, ref in zip(kept, base, strict=True)]
-        if mean_is_positive(margins, low=-max(middle, 1e-6), high=1.0, delta=delta):
+        least, most = _margin_range(quality_range, max(middle, 1e-6))
+        if mean_is_positive(margins, low=least, high=most, delta=delta):
             low = middle
         else:
             high = middle

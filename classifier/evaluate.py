@@ -16,7 +16,7 @@ from classifier import metrics
 from classifier.calibrate import CalibrationRow, CalibrationSample, TokenPrices, nu_for_target
 from classifier.datamodels import LabelledExample, Score
 from classifier.heuristic import HeuristicScorer
-from classifier.offpolicy import check_overlap, is_partial, matrices, pseudo_outcomes
+from classifier.offpolicy import check_overlap, is_partial, matrices, pseudo_outcomes, pseudo_range
 from classifier.progress import Progress, unheard
 from classifier.scorer import TrainedScorer
 
@@ -50,6 +50,7 @@ class Evaluated:
     domain: NDArray[np.str_]
     input_tokens: Floats
     output_tokens: Floats  # NaN where unknown
+    quality_range: tuple[float, float] = (0.0, 1.0)  # what `outcomes` can come to
 
 
 def usable(examples: Sequence[LabelledExample]) -> tuple[list[LabelledExample], list[str]]:
@@ -88,10 +89,10 @@ def predict(scorer: TrainedScorer, examples: Sequence[LabelledExample], progress
 
 def collect(examples: Sequence[LabelledExample], tiers: Sequence[str], p: Floats, novelty: Floats) -> Evaluated:
     """Arrays for the figures. Raises `offpolicy.NoOverlap` for a partial log that cannot be evaluated."""
-    outcomes, _ = matrices(examples, tiers)
+    (outcomes, _), quality_range = matrices(examples, tiers), (0.0, 1.0)
     if any(is_partial(e) for e in examples):
         check_overlap(examples, tiers)
-        outcomes = pseudo_outcomes(examples, tiers, p)
+        outcomes, quality_range = pseudo_outcomes(examples, tiers, p), pseudo_range(examples, tiers)
     prior = HeuristicScorer()
     tokens = np.array([[e.output_tokens.get(t, np.nan) for t in tiers] for e in examples], dtype=np.float64)
     return Evaluated(
@@ -105,6 +106,7 @@ def collect(examples: Sequence[LabelledExample], tiers: Sequence[str], p: Floats
         domain=np.array([e.domain for e in examples]),
         input_tokens=np.array([e.features.input_tokens for e in examples], dtype=np.float64),
         output_tokens=tokens,
+        quality_range=quality_range,
     )
 
 
@@ -253,6 +255,7 @@ def sample_of(data: Evaluated, rows: NDArray[np.int64]) -> CalibrationSample:
             )
             for i in rows.tolist()
         ),
+        data.quality_range,
     )
 
 

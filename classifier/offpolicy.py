@@ -116,6 +116,14 @@ def pseudo_outcomes(examples: Sequence[LabelledExample], tiers: Sequence[str], g
     return np.where(partial[:, None], guess + correction, outcomes)
 
 
+def pseudo_range(examples: Sequence[LabelledExample], tiers: Sequence[str]) -> tuple[float, float]:
+    """Between what numbers a doubly robust outcome can lie, for guesses in 0..1: (1 - 1/P, 1/P), P the least one."""
+    _, probability = matrices([e for e in examples if is_partial(e)], tiers)
+    known = probability[~np.isnan(probability)]
+    most = float(1.0 / known.min()) if len(known) else 1.0
+    return 1.0 - most, most
+
+
 def tier_quality(examples: Sequence[LabelledExample], tier: str, guess: Floats) -> dict[str, Estimate]:
     """Mean quality of a tier over all traffic: naive, inverse propensity and doubly robust, side by side."""
     outcomes, probability = matrices(examples, [tier])

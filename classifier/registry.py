@@ -201,7 +201,10 @@ def load_estimator(folder: Path) -> Any:
 def write_sample(folder: Path, sample: CalibrationSample) -> None:
     """Write `calibration.json`."""
     rows = [[list(r.p), list(r.quality), r.input_tokens, list(r.output_tokens), r.weight] for r in sample.rows]
-    text = json.dumps({"tiers": sample.tiers, "rows": rows}, separators=(",", ":"))
+    known: dict[str, object] = {"tiers": sample.tiers, "rows": rows}
+    if sample.quality_range != (0.0, 1.0):
+        known["quality_range"] = sample.quality_range
+    text = json.dumps(known, separators=(",", ":"))
     (folder / CALIBRATION).write_text(text + "\n", encoding="utf-8")
 
 
@@ -209,7 +212,8 @@ def load_sample(folder: Path) -> CalibrationSample:
     """The calibration sample of a model folder. Raises `ModelRefused`."""
     raw = json.loads(_checked(folder, read_manifest(folder), CALIBRATION).read_text(encoding="utf-8"))
     rows = tuple(CalibrationRow(tuple(p), tuple(q), int(n), tuple(out), float(w)) for p, q, n, out, w in raw["rows"])
-    return CalibrationSample(tuple(raw["tiers"]), rows)
+    low, high = raw.get("quality_range", (0.0, 1.0))
+    return CalibrationSample(tuple(raw["tiers"]), rows, (float(low), float(high)))
 
 
 def load_stems(folder: Path) -> frozenset[bytes]:

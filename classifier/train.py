@@ -25,7 +25,7 @@ from classifier.compiler import compile_model
 from classifier.datamodels import DatasetSummary, LabelledExample, ModelManifest
 from classifier.dataset import groups_of, stem_hash
 from classifier.features import FEATURE_VERSION
-from classifier.offpolicy import NoOverlap, check_overlap, inverse_weights, is_partial, pseudo_outcomes
+from classifier.offpolicy import NoOverlap, check_overlap, inverse_weights, is_partial, pseudo_outcomes, pseudo_range
 from classifier.pipeline import TierModel
 from classifier.progress import Progress, few_threads, unheard
 from classifier.scorer import TrainedScorer, normal_model_name
@@ -206,14 +206,15 @@ def calibration_sample(
     Tokens that the log lacks are the mean of their tier. Rows of partial logs carry doubly robust outcomes where the
     log allows it, else they are left out.
     """
-    outcomes = matrix.outcomes
+    outcomes, quality_range = matrix.outcomes, (0.0, 1.0)
     partial = [i for i, e in enumerate(examples) if is_partial(e)]
     if partial:
         rows = [examples[i] for i in partial]
         try:
             check_overlap(rows, matrix.tiers)
             outcomes = outcomes.copy()
-            outcomes[partial] = np.clip(pseudo_outcomes(rows, matrix.tiers, p[partial]), -5.0, 5.0)
+            outcomes[partial] = pseudo_outcomes(rows, matrix.tiers, p[partial])
+            quality_range = pseudo_range(rows, matrix.tiers)
         except NoOverlap:
             pass
     complete = np.flatnonzero(~np.isnan(outcomes).any(axis=1))
@@ -234,6 +235,7 @@ def calibration_sample(
             )
             for i in chosen.tolist()
         ),
+        quality_range=quality_range,
     )
 
 

@@ -139,6 +139,7 @@ def build_learning(file: LearningFile, tiers: TierSettings, note: Note) -> Learn
     if judge is not None and judge not in names:
         known = ", ".join(sorted(names)) or "none"
         note(("learning", "judge", "model"), f"{judge!r} is no configured model; known here: {known}")
+    _check_learning(file, tiers, note)
     return LearningSettings(
         shadow_ratio=file.shadow.ratio,
         shadow_budget_usd_per_day=file.shadow.budget_usd_per_day,
@@ -149,6 +150,43 @@ def build_learning(file: LearningFile, tiers: TierSettings, note: Note) -> Learn
         exact_checks=file.exact_checks,
         exclude_tenants=file.exclude_tenants,
     )
+
+
+def _check_learning(file: LearningFile, tiers: TierSettings, note: Note) -> None:
+    """Keys that only make sense together. A ratio that is 0 in so many words switches off whatever else is set."""
+    shadow, judge = file.shadow, file.judge
+    if shadow.ratio > 0.0:
+        if judge.model is None and not file.exact_checks:
+            note(
+                ("learning", "shadow", "ratio"),
+                "shadow runs cost money, and nothing judges their answers; name learning.judge.model, set "
+                "learning.exact_checks: true, or set this to 0",
+            )
+        if shadow.budget_usd_per_day == 0 and not tiers.engines:
+            note(
+                ("learning", "shadow", "budget_usd_per_day"),
+                "0 lets no shadow run happen; give an amount, or set learning.shadow.ratio: 0",
+            )
+    elif "ratio" not in shadow.model_fields_set:
+        set_in_vain = [("shadow", key) for key in ("budget_usd_per_day", "max_concurrent")]
+        set_in_vain = [place for place in set_in_vain if place[1] in shadow.model_fields_set and not file.exact_checks]
+        if judge.model is not None:
+            set_in_vain.append(("judge", "model"))
+        for section, key in set_in_vain:
+            note(
+                ("learning", section, key),
+                "does nothing without shadow runs; set learning.shadow.ratio to the share of requests to learn from "
+                "(0: none)",
+            )
+    if judge.model is None:
+        for key in ("ratio", "budget_usd_per_day"):
+            if key in judge.model_fields_set:
+                note(("learning", "judge", key), "does nothing without a judge; name learning.judge.model")
+    elif shadow.ratio > 0.0 and judge.ratio > 0.0 and judge.budget_usd_per_day == 0:
+        note(
+            ("learning", "judge", "budget_usd_per_day"),
+            "0 lets nothing be judged; give an amount, or set learning.judge.ratio: 0",
+        )
 
 
 def build_classifier(file: ClassifierFile, data_dir: FilePath) -> ClassifierSettings:

@@ -53,8 +53,6 @@ def learning(settings: Settings) -> Iterator[Check]:
     lost = []
     if not settings.server.store_prompts:
         lost.append(("prompts are not kept, so no label can be exported", "set server.store_prompts: true"))
-    if wanted.shadow_ratio > 0.0 and wanted.judge_model is None and not wanted.exact_checks:
-        lost.append(("shadow runs are paid for and nobody judges them", "set learning.judge.model"))
     if wanted.shadow_ratio > 0.0 and len({tier for tier, _ in settings.tiers.api_models()}) == 0:
         lost.append(("there is no second tier to send a shadow to", "configure one, or set learning.shadow.ratio: 0"))
     for what, cure in lost:

@@ -67,8 +67,9 @@ def test_keys_that_do_nothing_are_named(tmp_path: Path) -> None:
 
 def test_money_spent_on_learning_without_a_label_to_come_is_a_warning(tmp_path: Path) -> None:
     assert "learning" not in found(tmp_path)
-    check = found(tmp_path, API + "learning: {shadow: {ratio: 0.1}}\nserver: {store_prompts: true}")["learning"]
-    assert check.state is State.WARN and "nobody judges" in check.detail
+    local = "tiers: {local: {engine: embedded}}\nserver: {store_prompts: true}\n"
+    check = found(tmp_path, local + "learning: {shadow: {ratio: 0.1}, exact_checks: true}")["learning"]
+    assert check.state is State.WARN and "no second tier" in check.detail
     check = found(tmp_path, API + "policy: {exploration_ratio: 0.05}")["learning"]
     assert check.state is State.WARN and check.cure == "set server.store_prompts: true"
     check = found(tmp_path, API + "policy: {exploration_ratio: 0.05}\nserver: {store_prompts: true}")["learning"]
