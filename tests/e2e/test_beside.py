@@ -196,7 +196,7 @@ async def test_excluded_tenants_are_left_alone(bench: Start) -> None:
 
 
 async def test_the_answer_waits_for_nobody_and_what_would_be_too_much_is_dropped(bench: Start) -> None:
-    async with bench({"shadow": {"ratio": 1.0, "max_concurrent": 1}}) as b:
+    async with bench({"shadow": {"ratio": 1.0, "max_concurrent": 1}, "exact_checks": True}) as b:
         b.cheap.default = stall()
         for _ in range(3):
             await b.ask()
@@ -224,7 +224,7 @@ async def test_a_gateway_that_drains_begins_nothing_new(bench: Start) -> None:
 
 
 async def test_a_budget_that_is_spent_ends_shadow_runs_for_the_day_also_after_a_restart(bench: Start) -> None:
-    tight = {"shadow": {"ratio": 1.0, "budget_usd_per_day": 0.00002}}
+    tight = {"shadow": {"ratio": 1.0, "budget_usd_per_day": 0.00002}, "exact_checks": True}
     short = {**ASKED, "max_tokens": 20}
     async with bench(tight) as b:
         for _ in range(6):
@@ -241,7 +241,7 @@ async def test_a_budget_that_is_spent_ends_shadow_runs_for_the_day_also_after_a_
 
 
 async def test_a_policy_budget_that_runs_low_is_kept_for_requests(bench: Start) -> None:
-    async with bench({"shadow": {"ratio": 1.0}}, budget_usd_per_day=1) as b:
+    async with bench({"shadow": {"ratio": 1.0}, "exact_checks": True}, budget_usd_per_day=1) as b:
         b.front.gateway.budgets.settle(reserved_nanousd=0, spent_nanousd=950_000_000)
         await b.ask()
         await b.settle()
