@@ -1,4 +1,7 @@
-"""The nouns of the learner. Frozen, without behaviour beyond derived ratios."""
+"""The nouns of the learner. Frozen, without behaviour beyond derived ratios.
+
+What every request makes is a struct, made in C at a tenth of a frozen dataclass's price.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class RequestFeatures:
+
+class RequestFeatures(msgspec.Struct, frozen=True):
     """What the scorer may see of a request; counted once, before anything is decided.
 
     `text` is what is scored (bounded in length), never what is logged. `text_chars` is its length before it was
@@ -31,8 +35,7 @@ class RequestFeatures:
     context_chars: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
+class Score(msgspec.Struct, frozen=True):
     """How likely each tier's answer is adequate.
 
     `p_adequate` is keyed by tier name; a key `tier/model` overrides its tier for that model.

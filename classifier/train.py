@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -391,7 +392,7 @@ def _write_held_out(path: Path, examples: Sequence[LabelledExample], matrix: Mat
                 "request_id": e.request_id,
                 "source": e.source,
                 "models": dict(e.models),
-                "features": asdict(e.features),
+                "features": msgspec.structs.asdict(e.features),
                 "outcomes": dict(e.outcomes),
                 "weights": {t: float(matrix.weights[i, matrix.tiers.index(t)]) for t in e.outcomes},
                 "stem": stem_hash(e).hex(),

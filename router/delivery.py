@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import replace
 
 from router.core.attempts import Attempt, AttemptResult
 from router.core.decision import Decision
 from router.core.fallback import attempts
+from router.core.nouns import Noun
 from router.core.request import TokenUsage
 from router.core.vocabulary import Outcome, Reason
 from router.errors import OverBudget, RouterError, UpstreamError
@@ -16,8 +19,7 @@ from router.ports import BrokenReply, CallTimeouts, Deps, PlainReply, ProviderCa
 from router.settlement import Settlement, expected_cost_nanousd, outcome_of
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerMeta:
+class AnswerMeta(Noun, frozen=True):
     """What the caller is told about an answer, whatever its form."""
 
     request_id: str
@@ -31,8 +33,7 @@ class AnswerMeta:
     decision: Decision
 
 
-@dataclass(frozen=True, slots=True)
-class PlainAnswer:
+class PlainAnswer(Noun, frozen=True):
     """A finished answer, settled."""
 
     meta: AnswerMeta
@@ -48,8 +49,7 @@ class Primed:
     ended: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Failure:
+class _Failure(Noun, frozen=True):
     """An attempt that gave no answer: what the plan is told, and what the caller would be."""
 
     result: AttemptResult

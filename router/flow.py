@@ -8,15 +8,17 @@ provider: it is given them (`Deps`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
+
+from msgspec.structs import replace
 
 from classifier.datamodels import RequestFeatures, Score
 from classifier.features import features as featurize
 from router.core.chat import ChatRequest
 from router.core.decision import Decision, PolicyConfig
 from router.core.eligibility import as_if_awake
+from router.core.nouns import Noun
 from router.core.policy import decide
 from router.core.refusal import why_nothing
 from router.core.request import RequestFacts
@@ -36,8 +38,7 @@ _WAKE_ABOVE_U = 0.5
 __all__ = ["AnswerMeta", "Described", "PlainAnswer", "StreamAnswer", "choose", "consider", "describe", "handle_chat"]
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
+class Described(Noun, frozen=True):
     """A request, counted and scored, before anything is decided. `flags` are warnings that every decision carries.
 
     `free`: the caller left it to the router how good the answer has to be (`auto`, no floor).

@@ -13,6 +13,7 @@ from router.core.attempts import AttemptOpened, AttemptResult, Hold, RoutingReco
 from router.core.chat import ChatRequest
 from router.core.decision import Candidate, Decision, PolicyConfig
 from router.core.fallback import RetryConfig
+from router.core.nouns import Noun
 from router.core.request import RequestFacts, TokenEstimate, TokenUsage
 from router.core.snapshot import Snapshot
 from router.core.vocabulary import Flag
@@ -35,8 +36,7 @@ class Clock(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class CallTimeouts:
+class CallTimeouts(Noun, frozen=True):
     """Bounds of one upstream call, in seconds. `first_byte_s`: first token of a stream, headers of a plain call."""
 
     connect_s: float
@@ -46,8 +46,7 @@ class CallTimeouts:
     min_tokens_per_s: float = 0.25
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderCall:
+class ProviderCall(Noun, frozen=True):
     """One call as a provider gets it.
 
     `fields` are the top-level members of the client's JSON body (opaque values that the provider can splice without
@@ -63,8 +62,7 @@ class ProviderCall:
     timeouts: CallTimeouts
 
 
-@dataclass(frozen=True, slots=True)
-class PlainReply:
+class PlainReply(Noun, frozen=True):
     """A complete answer: the body as the upstream sent it, and what we read in it.
 
     `output_text` is filled only when the upstream told no usage, or one beyond its size, so that tokens can be counted.
@@ -144,8 +142,7 @@ class ScoredBy(StrEnum):
     PRIOR = "prior"
 
 
-@dataclass(frozen=True, slots=True)
-class ScoringPolicy:
+class ScoringPolicy(Noun, frozen=True):
     """How a request is scored: a scorer and the dials that were set for it. Handed out and swapped as one, never mixed.
 
     `policies` is keyed by preset name (`""` is the configured one); their `nu_usd` was computed on the calibration

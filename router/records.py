@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 
@@ -11,6 +10,7 @@ from classifier.datamodels import RequestFeatures
 from router.core.attempts import AttemptRecord, RoutingRecord
 from router.core.chat import ChatRequest
 from router.core.decision import Decision, PolicyConfig
+from router.core.nouns import Noun
 from router.core.request import RequestFacts
 from router.core.snapshot import Snapshot
 from router.core.vocabulary import Outcome, Reason
@@ -18,8 +18,7 @@ from router.core.vocabulary import Outcome, Reason
 SCHEMA_VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(Noun, frozen=True):
     """One request as it stands once it is decided; what every later step may look at."""
 
     chat: ChatRequest

@@ -20,6 +20,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from classifier import registry
 from classifier.calibrate import CalibrationSample, QualityDial
 from classifier.datamodels import ModelManifest, RequestFeatures, Score
@@ -98,7 +100,7 @@ class PriorForTheRest:
         score, prior = self._inner.score(features), self._prior.score(features).p_adequate
         rest = {tier: prior[tier] for tier in self._tiers}
         complexity = 1.0 - prior["local"] if "local" in rest else score.complexity_ratio
-        return replace(score, p_adequate={**rest, **score.p_adequate}, complexity_ratio=complexity)
+        return msgspec.structs.replace(score, p_adequate={**rest, **score.p_adequate}, complexity_ratio=complexity)
 
 
 def tier_models(tiers: TierSettings) -> dict[str, str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+
+from msgspec.structs import replace
 
 from router.core.attempts import Attempt, AttemptOpened, AttemptRecord, AttemptResult, Charge, Hold, WorkDone
 from router.core.charges import api_charge, local_charge

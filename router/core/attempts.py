@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 
 from classifier.datamodels import RequestFeatures, Score
 from router.core.decision import Candidate, Decision
+from router.core.nouns import Noun
 from router.core.request import TokenUsage
 from router.core.vocabulary import Flag, Outcome, Reason, Tier
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Noun, frozen=True):
     """One call to make. `timeout_s` is what is left of the request's deadline; `wait_s` is to be waited before."""
 
     candidate: Candidate
@@ -21,8 +20,7 @@ class Attempt:
     wait_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptResult:
+class AttemptResult(Noun, frozen=True):
     """How a call ended. `first_token_sent` means the caller has seen a token: no second try after that."""
 
     outcome: Outcome
@@ -33,8 +31,7 @@ class AttemptResult:
     cost_nanousd: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(Noun, frozen=True):
     """What one attempt costs. `work_gpu_ns` is set for local work; `price_version` names row or rate.
 
     `asset` is the hardware whose hours the charge is booked in; `None` for an API and for hardware without a price.
@@ -47,8 +44,7 @@ class Charge:
     asset: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class WorkDone:
+class WorkDone(Noun, frozen=True):
     """What a local attempt that is still running has done so far, priced as if it ended now."""
 
     request_id: str
@@ -62,8 +58,7 @@ class WorkDone:
     price_version: str
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRecord:
+class AttemptRecord(Noun, frozen=True):
     """One attempt as it is booked."""
 
     number: int
@@ -80,8 +75,7 @@ class AttemptRecord:
     detail: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(Noun, frozen=True):
     """A reservation: what a request may spend at most, durable before any money can be spent."""
 
     request_id: str
@@ -92,8 +86,7 @@ class Hold:
     first: AttemptOpened
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptOpened:
+class AttemptOpened(Noun, frozen=True):
     """An attempt that is about to leave the house; if nothing follows, it is what was lost."""
 
     request_id: str
@@ -108,8 +101,7 @@ class AttemptOpened:
     reserve_nanousd: int
 
 
-@dataclass(frozen=True, slots=True)
-class RoutingRecord:
+class RoutingRecord(Noun, frozen=True):
     """One request as it is remembered: the learner's raw material and the answer to "why did it go there?"."""
 
     schema_version: int

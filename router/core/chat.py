@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from router.core.nouns import Noun
 from router.core.vocabulary import Locality
 
 
-@dataclass(frozen=True, slots=True)
-class RouterControls:
+class RouterControls(Noun, frozen=True):
     """What the caller asked of the router itself, by header or in the body's `router` member.
 
     `quality_floor_ratio` (0..1) is the hard floor of this request, `max_nanousd` the most it may cost, rounded down.
@@ -26,8 +25,7 @@ class RouterControls:
 NO_CONTROLS = RouterControls()
 
 
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
+class ChatRequest(Noun, frozen=True):
     """One chat completion request after decoding.
 
     `fields` are the top-level members of the body as opaque JSON values, in the client's order, without `model` and

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from classifier.datamodels import Score
+from router.core.nouns import Noun
 from router.core.vocabulary import Flag, Reason, Reject, Tier
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Noun, frozen=True):
     """One model at one place that may answer. `name` is unique; `wire_model` is what its host is told.
 
     `unavailable` is set when it can never answer in this process (UNCONFIGURED, PRICE_UNKNOWN) with the cause in
@@ -35,8 +36,7 @@ class Candidate:
         return self.wire_model if self.tier is Tier.LOCAL else self.name
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyConfig:
+class PolicyConfig(Noun, frozen=True):
     """The dials of the decision; defaults are those of the shipped config.
 
     `nu_usd` is what a unit of missing quality costs, `None` while the scorer has no calibration sample: then the
@@ -60,8 +60,7 @@ class PolicyConfig:
     premium_capped: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Alternative:
+class Alternative(Noun, frozen=True):
     """One candidate as the decision saw it. Costs in usd (floats: for comparing and showing, never for booking).
 
     Exactly one holds: `reasons` is not empty, or `objective_usd` is set (and then it was eligible; DOMINATED is added
@@ -83,8 +82,7 @@ class Alternative:
     work_gpu_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Noun, frozen=True):
     """The choice and everything needed to explain and replay it.
 
     `ranked` is the chosen candidate and then those to fall back to, best first; empty when nothing can answer now.
@@ -105,8 +103,8 @@ class Decision:
     queue_for_s: float = 0.0
     blocked_by_saturation: bool = False
     exploration_probability: float = 1.0
-    action_probability: Mapping[str, float] = field(default_factory=dict)
-    moment: bytes = field(default=b"", repr=False)
+    action_probability: Mapping[str, float] = msgspec.field(default_factory=dict)
+    moment: bytes = b""
 
     @property
     def chosen(self) -> Candidate | None:

@@ -10,7 +10,7 @@ The caller's own errors say nothing against the target, and neither does a calle
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from router.core.snapshot import ProviderHealth
 from router.core.vocabulary import CircuitState, Outcome

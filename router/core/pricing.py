@@ -8,9 +8,11 @@ to the nano-dollar, at the end.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Context, Decimal
 from itertools import pairwise
+
+from msgspec.structs import replace
 
 from router.core.request import TokenUsage
 from router.core.snapshot import PriceRow, PriceTier

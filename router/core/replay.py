@@ -8,7 +8,6 @@ budgets, engines) is small and stored with each record.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
 from typing import Any
@@ -18,12 +17,12 @@ import msgspec
 from classifier.datamodels import Score
 from local_llm.datamodels import LocalSnapshot
 from router.core.decision import Candidate, PolicyConfig
+from router.core.nouns import Noun
 from router.core.request import RequestFacts
 from router.core.snapshot import AssetRate, BudgetState, PriceRow, ProviderHealth, Snapshot
 
 
-@dataclass(frozen=True, slots=True)
-class World:
+class World(Noun, frozen=True):
     """The part of the inputs that changes rarely."""
 
     candidates: tuple[Candidate, ...]
@@ -31,8 +30,7 @@ class World:
     assets: Mapping[str, AssetRate]
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(Noun, frozen=True):
     """The part of the inputs that belongs to one request."""
 
     facts: RequestFacts

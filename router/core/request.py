@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from router.core.nouns import Noun
 from router.core.vocabulary import Flag, Locality, Tier
 
 
-@dataclass(frozen=True, slots=True)
-class TokenEstimate:
+class TokenEstimate(Noun, frozen=True):
     """Tokens before the call. `source` says what the output figure rests on; mean decides, p90 reserves."""
 
     input_tokens: int
@@ -18,8 +16,7 @@ class TokenEstimate:
     input_estimated: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class TokenUsage:
+class TokenUsage(Noun, frozen=True):
     """Tokens of a call. `input_tokens` includes cached ones, `output_tokens` includes reasoning, whoever reports."""
 
     input_tokens: int
@@ -31,8 +28,7 @@ class TokenUsage:
     flags: tuple[Flag, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class RequestFacts:
+class RequestFacts(Noun, frozen=True):
     """What the decision needs to know of a request, and nothing of its text.
 
     `quality_floor_ratio` is the hard per-request floor; `deadline_s` is a duration from `received_at_s`.

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
+import msgspec
+
 from local_llm.datamodels import EngineCoefficients, LocalSnapshot
+from router.core.nouns import Noun
 from router.core.vocabulary import CircuitState, Flag
 
 
-@dataclass(frozen=True, slots=True)
-class PriceTier:
+class PriceTier(Noun, frozen=True):
     """Prices in force from `from_input_tokens` input tokens on; a cliff: they apply to all tokens of the request."""
 
     from_input_tokens: int
@@ -22,8 +23,7 @@ class PriceTier:
     cache_write_usd_per_mtok: Decimal | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PriceRow:
+class PriceRow(Noun, frozen=True):
     """The price of one model at one moment. `tiers` is ascending and starts at 0 input tokens.
 
     `valid_until_utc` is the next instant at which another row may be in force (a dated change or a peak hour).
@@ -41,8 +41,7 @@ class PriceRow:
     request_usd: Decimal = Decimal(0)
 
 
-@dataclass(frozen=True, slots=True)
-class AssetRate:
+class AssetRate(Noun, frozen=True):
     """What a GPU-second of the local tier stands for in the books.
 
     `usd_per_gpu_s` is the standard rate rho = usd_per_hour / (3600 * kappa_p), `None` where no hardware is priced;
@@ -57,8 +56,7 @@ class AssetRate:
     coefficients: EngineCoefficients | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetState:
+class BudgetState(Noun, frozen=True):
     """One budget window. `pace` is the multiplier lambda_B on cash."""
 
     scope: str
@@ -74,8 +72,7 @@ class BudgetState:
         return max(0, self.limit_nanousd - self.spent_nanousd - self.reserved_nanousd)
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderHealth:
+class ProviderHealth(Noun, frozen=True):
     """Circuit of one target. `open_until_at_s` is monotonic; `failure_ratio` is a decaying mean, P(retry)."""
 
     state: CircuitState = CircuitState.CLOSED
@@ -86,8 +83,7 @@ class ProviderHealth:
     cause: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Noun, frozen=True):
     """One frozen look at the world; every mapping is keyed by candidate name.
 
     `density_quantiles` are ascending value densities (usd per GPU-second) of recent requests, from which the
@@ -103,8 +99,8 @@ class Snapshot:
     health: Mapping[str, ProviderHealth]
     engines: Mapping[str, LocalSnapshot]
     assets: Mapping[str, AssetRate]
-    density_quantiles: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    input_token_ratio: Mapping[str, float] = field(default_factory=dict)
+    density_quantiles: Mapping[str, tuple[float, ...]] = msgspec.field(default_factory=dict)
+    input_token_ratio: Mapping[str, float] = msgspec.field(default_factory=dict)
     cache_unknown: frozenset[str] = frozenset()
     scorer_version: str = ""
     world_hash: str = ""

@@ -8,8 +8,9 @@ the whole prompt, flagged CACHE_UNKNOWN: not told is not zero.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from router.core.request import TokenUsage
 from router.core.vocabulary import Flag

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
-from typing import Any, get_type_hints
+from typing import Any
 
 import msgspec
+from msgspec.structs import FieldInfo, fields, replace
 
 from classifier.datamodels import RequestFeatures, Score
 from router.core.attempts import AttemptOpened, AttemptRecord, Charge, Hold, RoutingRecord
@@ -38,10 +39,10 @@ class _Candidates(msgspec.Struct):
     candidates: tuple[Candidate, ...] = ()
 
 
-def _default(field_of_noun: Field[Any]) -> tuple[Any, ...]:
-    if field_of_noun.default is not MISSING:
+def _default(field_of_noun: FieldInfo) -> tuple[Any, ...]:
+    if field_of_noun.default is not msgspec.NODEFAULT:
         return (field_of_noun.default,)
-    if field_of_noun.default_factory is not MISSING:
+    if field_of_noun.default_factory is not msgspec.NODEFAULT:
         return (msgspec.field(default_factory=field_of_noun.default_factory),)
     return ()
 
@@ -49,10 +50,9 @@ def _default(field_of_noun: Field[Any]) -> tuple[Any, ...]:
 class Shape:
     """How a noun is kept as JSON: without some fields, and without what has its default."""
 
-    def __init__(self, noun: type[Any], *without: str) -> None:
-        hints = get_type_hints(noun)
+    def __init__(self, noun: type[msgspec.Struct], *without: str) -> None:
         kept = [f for f in fields(noun) if f.name not in without]
-        plain = [(f.name, hints[f.name], *_default(f)) for f in kept]
+        plain = [(f.name, f.type, *_default(f)) for f in kept]
         self._struct = msgspec.defstruct(f"Stored{noun.__name__}", plain, omit_defaults=True, kw_only=False)
         self._values = attrgetter(*(f.name for f in kept))
 

@@ -12,8 +12,9 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from router.stores.events import Event, Settled, WorldSeen
 from router.stores.lines import to_line

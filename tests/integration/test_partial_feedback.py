@@ -17,6 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -188,7 +189,7 @@ async def test_feedback_on_explored_traffic_naive_is_biased_ours_is_not(town: St
         assert low <= true["cheap"] <= high, name
 
     # a learner whose form is wrong (it sees no words) is right on average only with the weights
-    blind = [replace(e, features=replace(examples[0].features, text="same")) for e in examples]
+    blind = [replace(e, features=msgspec.structs.replace(examples[0].features, text="same")) for e in examples]
     matrix = as_matrix(blind)
     common = {"sources": matrix.sources, "groups": np.arange(len(blind))}
     naive, ours = (TierModel(tiers=list(TIERS), sources=["log"], tree_count=20) for _ in range(2))

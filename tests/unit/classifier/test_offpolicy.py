@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import msgspec
 import pytest
 
 from classifier.datamodels import LabelledExample
@@ -70,7 +71,7 @@ def test_the_value_of_another_policy_is_estimated() -> None:
 def test_a_retrained_model_is_right_on_prompts_the_old_policy_kept_from_the_tier() -> None:
     """The learner sees no words here, so that its form is wrong and only the weights can save the mean."""
     examples, _ = logged(2_000, exploration=0.1, seed=7)
-    blind = [replace(e, features=replace(e.features, text="same")) for e in examples]
+    blind = [replace(e, features=msgspec.structs.replace(e.features, text="same")) for e in examples]
     matrix = as_matrix(blind)
     common = {"sources": matrix.sources, "groups": np.arange(len(blind))}
     naive, ours = (TierModel(tiers=list(TIERS), sources=["app"], tree_count=40) for _ in range(2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,7 +49,7 @@ def test_a_record_without_features_score_or_decision_reads_back() -> None:
 def test_the_scored_text_is_never_kept() -> None:
     record = settled("r")
     assert record.features is not None
-    told = replace(record, features=replace(record.features, text="my password is hunter2"))
+    told = replace(record, features=msgspec.structs.replace(record.features, text="my password is hunter2"))
     batch = batch_of([Settled(told, True)], Worlds())
     assert "hunter2" not in repr(batch)
 
