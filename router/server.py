@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import gc
 import os
@@ -21,13 +20,13 @@ from router.api.app import create_app
 from router.bootstrap import build
 from router.errors import RouterError
 from router.gateway import Gateway
+from router.memory import give_memory_back, save_memory, use_huge_pages
 from router.settings_types import Settings
 
 _ENGINE_PATIENCE_S = 10.0
 _GC_THRESHOLD = 20_000
 _CUT_S = 1.0  # for those who are cut off to be told and booked
 _BACKLOG = 2048
-_M_TRIM_THRESHOLD, _M_ARENA_MAX = -1, -8  # mallopt's numbers
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _NOT_ON_THIS_MACHINE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
@@ -158,7 +157,7 @@ async def _run(gateway: Gateway, sockets: list[socket.socket], *, host: str, por
         gc.collect()
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD, 50, 50)
-        _give_memory_back()
+        give_memory_back()
         try:
             await server.serve(sockets)
         finally:
@@ -167,23 +166,10 @@ async def _run(gateway: Gateway, sockets: list[socket.socket], *, host: str, por
         await gateway.stop()
 
 
-def _save_memory() -> None:
-    """One arena for all threads (only one of them runs Python at a time), and what is freed goes back. glibc only."""
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_ARENA_MAX, 1)
-        libc.mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
-
-
-def _give_memory_back() -> None:
-    """What loading took and freed goes back to the system."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 async def _announce(gateway: Gateway, server: uvicorn.Server, host: str, port: int, *, quiet: bool) -> None:
     while not server.started:  # noqa: ASYNC110 - uvicorn tells it by a flag only
         await asyncio.sleep(0.01)
+    await asyncio.to_thread(use_huge_pages)
     if gateway.local is not None:
         await gateway.local.wait_ready(_ENGINE_PATIENCE_S, supervised=True)
     if quiet:
@@ -203,7 +189,7 @@ async def _announce(gateway: Gateway, server: uvicorn.Server, host: str, port: i
 
 def serve(settings: Settings) -> None:
     """Blocking; returns when everything that was started has been stopped."""
-    _save_memory()
+    save_memory()
     gateway = build(settings)
     uvloop.run(run(gateway, host=settings.server.host, port=settings.server.port))
     sys.stdout.flush()

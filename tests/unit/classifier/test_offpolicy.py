@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import msgspec
+import numpy as np
 import pytest
 
 from classifier.datamodels import LabelledExample
