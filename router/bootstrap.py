@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -213,7 +214,7 @@ def request_ids(clock: Clock) -> Callable[[], str]:
     """Ids that nobody can guess and that sort by time: random ones would touch a new page of every index."""
 
     def new_id() -> str:
-        return f"req_{int(clock.now_utc().timestamp() * 1000):012x}{secrets.token_hex(8)}"
+        return f"req_{int(clock.now_utc().timestamp() * 1000):012x}{os.urandom(8).hex()}"
 
     return new_id
 

@@ -165,6 +165,9 @@ class LiveState:
         self.watch = watch if watch is not None else ScoreWatch()
         self._health: Mapping[str, ProviderHealth] = {}
         self._ratios: Mapping[str, float] = {}
+        self._names_of: dict[str, list[str]] = {}
+        for candidate in candidates:
+            self._names_of.setdefault(candidate.model, []).append(candidate.name)
         self._ratio_sums: dict[str, tuple[float, float]] = {}
         self._cache_unknown: frozenset[str] = frozenset()
         self._densities = {name: DensityWindow(name) for name in engines}
@@ -317,8 +320,8 @@ class LiveState:
     def _set_ratio(self, model: str, counted: float, reported: float) -> None:
         self._ratio_sums[model] = counted, reported
         ratio = round(min(_RATIO_MAX, max(_RATIO_MIN, reported / counted)), 4)
-        names = [c.name for c in self._candidates if c.model == model]
-        if any(ratio != self._ratios.get(name) for name in names):
+        names = self._names_of[model]
+        if ratio != self._ratios.get(names[0]):
             self._ratios = {**self._ratios, **dict.fromkeys(names, ratio)}
 
     def enter_engine(self, candidate: Candidate, facts: RequestFacts) -> LocalTicket | None:

@@ -11,13 +11,14 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from router import __version__
 from router.core.attempts import AttemptRecord, RoutingRecord
 from router.core.vocabulary import NANO_PER_USD, CircuitState, Flag, Outcome, Reason, Tier
+from router.series import Counters, Histograms, Tally
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 OTHER = "other"
@@ -55,22 +56,24 @@ class PrometheusTelemetry:
         Gauge("router_build_info", "1, with the version that runs", ["version"], registry=self.registry).labels(
             __version__
         ).set(1)
-        self._request_children: dict[tuple[str, str, str], Counter] = {}
-        self._cost_children: dict[tuple[str, str, str], Counter] = {}
+        self._request_children: dict[tuple[str, str, str], Tally] = {}
+        self._cost_children: dict[tuple[str, str, str], Tally] = {}
         self._reason_children = {reason: self._decisions.labels(reason.value) for reason in Reason}
         self._by_tier: dict[Tier | None, _TierSeries] = {tier: _TierSeries(self, tier.value) for tier in Tier}
         self._by_tier[None] = _TierSeries(self, NONE)
         self._by_model: dict[tuple[Tier, str], _ModelSeries] = {}
-        self._events: dict[str, Counter] = {}
+        self._events: dict[str, Tally] = {}
 
     def _make_series(self) -> None:
         registry = self.registry
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(name, text, labels, registry=registry)
+        def counter(name: str, text: str, *labels: str) -> Counters:
+            registry.register(made := Counters(name, text, labels))
+            return made
 
-        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(name, text, labels, buckets=buckets, registry=registry)
+        def histogram(name: str, text: str, bounds: tuple[float, ...], *labels: str) -> Histograms:
+            registry.register(made := Histograms(name, text, bounds, labels))
+            return made
 
         self._requests = counter(
             "router_requests_total", "Requests by tenant, tier that answered and outcome", "tenant", "tier", "outcome"
@@ -101,7 +104,7 @@ class PrometheusTelemetry:
         )
         self._overhead = histogram(
             "router_overhead_seconds", "Time of a request spent in the gateway itself", _OVERHEAD_BUCKETS
-        )
+        ).labels()
         self._warnings = counter("router_warnings_total", "Alerts by event", "event")
         self._learning = counter(
             "router_learning_calls_total",
@@ -109,7 +112,8 @@ class PrometheusTelemetry:
             "kind",
             "outcome",
         )
-        self._failures = counter("router_telemetry_failures_total", "Records and readings that could not be counted")
+        failures = counter("router_telemetry_failures_total", "Records and readings that could not be counted")
+        self._failures = failures.labels()
 
     def request_done(self, record: RoutingRecord, *, overhead_s: float) -> None:
         """Count a finished request. Never raises: a number that is missing must not cost a caller the answer."""
@@ -329,7 +333,7 @@ class _LiveGauge:
         text: str,
         labels: tuple[str, ...],
         read: Callable[[], Mapping[tuple[str, ...], float | None]],
-        failures: Counter,
+        failures: Tally,
         *,
         counter: bool = False,
     ) -> None:

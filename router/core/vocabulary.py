@@ -13,7 +13,13 @@ from enum import StrEnum
 NANO_PER_USD = 1_000_000_000
 
 
-class Tier(StrEnum):
+class _Word(StrEnum):
+    """A word of a closed set: its hash is that of its text, as its equality is (an Enum's own is slow Python)."""
+
+    __hash__ = str.__hash__
+
+
+class Tier(_Word):
     """Where an answer can come from, cheapest marginal cost first."""
 
     LOCAL = "local"
@@ -24,14 +30,14 @@ class Tier(StrEnum):
 TIER_ORDER: Mapping[Tier, int] = {Tier.LOCAL: 0, Tier.CHEAP: 1, Tier.PREMIUM: 2}
 
 
-class Locality(StrEnum):
+class Locality(_Word):
     """Where a prompt may travel."""
 
     ANY = "any"
     LOCAL_ONLY = "local_only"
 
 
-class Reason(StrEnum):
+class Reason(_Word):
     """Why a candidate was chosen. Stable strings: they stand in headers, metrics and the ledger."""
 
     LOCAL_IDLE_FREE = "LOCAL_IDLE_FREE"
@@ -53,7 +59,7 @@ class Reason(StrEnum):
     EXPLORE = "EXPLORE"
 
 
-class Reject(StrEnum):
+class Reject(_Word):
     """Why a candidate was not eligible, or was eligible and not chosen (DOMINATED)."""
 
     NOT_ALLOWED = "NOT_ALLOWED"
@@ -80,7 +86,7 @@ class Reject(StrEnum):
     DOMINATED = "DOMINATED"
 
 
-class Flag(StrEnum):
+class Flag(_Word):
     """Warnings and labels that travel with a decision or a charge."""
 
     ESTIMATE_DEFAULT = "ESTIMATE_DEFAULT"
@@ -101,7 +107,7 @@ class Flag(StrEnum):
     LOST_IN_CRASH = "LOST_IN_CRASH"
 
 
-class Outcome(StrEnum):
+class Outcome(_Word):
     """How an attempt, or a request, ended. A small closed set: it labels metrics."""
 
     OK = "ok"
@@ -119,7 +125,7 @@ class Outcome(StrEnum):
     INTERNAL = "internal"
 
 
-class CircuitState(StrEnum):
+class CircuitState(_Word):
     """The classic three."""
 
     CLOSED = "closed"

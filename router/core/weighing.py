@@ -29,7 +29,7 @@ _SATURATED = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Option:
     """A candidate while it is being weighed; the parts that the decision fills in are mutable on purpose.
 

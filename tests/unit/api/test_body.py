@@ -160,3 +160,17 @@ async def test_a_packed_body_may_unpack_to_exactly_the_limit() -> None:
     assert len(await read(Wire(gzip.compress(bytes(1000))), content_encoding="gzip")) == 1000
     with pytest.raises(BodyTooLarge):
         await read(Wire(gzip.compress(bytes(1001))), content_encoding="gzip")
+
+
+async def test_a_caller_who_is_cancelled_while_the_body_comes_is_let_go() -> None:
+    waiting = asyncio.Event()
+
+    async def never() -> Any:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    reading = asyncio.create_task(read_body(never, {}, max_bytes=10, timeout_s=60))
+    await waiting.wait()
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
