@@ -81,8 +81,9 @@ class InflightState:
     """The router's own count of what is in the engine, at `taken_at_s` (monotonic).
 
     n: in flight; waiting_prompt_tokens: dispatched without a first token; streaming: sequences past their first
-    token; context_tokens: tokens those hold; reserved_tokens: sum of prompt + expected output; prefill_share: share
-    of step time spent in prefill (decaying mean); bucket_s: seconds of prefill work not yet drained;
+    token; context_tokens: tokens those hold; reserved_tokens: sum of prompt + expected output, reserved_squares: sum of
+    their squares, output_variance: sum of the variances of those lengths (tokens squared); prefill_share: share of step
+    time spent in prefill (decaying mean); bucket_s: seconds of prefill work not yet drained;
     unseen_factor: load by others on the same engine, >= 1, in proportion to ours; others_*: what the engine held beside
     ours at the last looks at it, a floor under that.
 
@@ -107,6 +108,8 @@ class InflightState:
     others_waiting_prompt_tokens: float = 0.0
     backlog_done_at_s: float | None = None
     lag_s: float | None = None
+    reserved_squares: float = 0.0
+    output_variance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

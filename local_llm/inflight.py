@@ -1,9 +1,9 @@
 """The router's own count of what is in an engine: exact, always fresh, O(1) per event. Clock values are passed in.
 
 Kept per engine: n in flight, prompt tokens dispatched without a first token, sequences streaming and the context they
-hold, reserved tokens, the share of step time spent in prefill (decaying mean, tau 5 s) and the prefill bucket: seconds
-of prefill work not yet drained. The bucket drains by what decode leaves of the GPU, 1 - step/(f_tpot*SLO_tpot), at
-least 5 %.
+hold, reserved tokens with their squares and the variance of their lengths, the share of step time spent in prefill
+(decaying mean, tau 5 s) and the prefill bucket: seconds of prefill work not yet drained. The bucket drains by what
+decode leaves of the GPU, 1 - step/(f_tpot*SLO_tpot), at least 5 %.
 
 From streams that show their tokens two more are known, without a guess at how time is shared. The engine reads prompts
 in the order they came, so every first token tells how far it has got, and so when it will be through
@@ -18,28 +18,18 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from heapq import heappop, heappush
 
 from local_llm.calibration import Calibrating
 from local_llm.datamodels import EngineCoefficients, InflightState, Others, SloTargets
 from local_llm.derating import slowed
 from local_llm.histograms import EngineInterval, predicted
+from local_llm.paces import Paces
+from local_llm.prompts_read import PromptsRead
 from local_llm.steptime import drain_ratio, prefill_s, read_s, step_s, ttft_s
 
 _PREFILL_SHARE_TAU_S = 5.0
 _BATCHED_TOKENS_GUESS = 2048
 _TAKE_LEARNT_EVERY = 4
-_ENOUGH_CHUNKS = 4
-
-
-class _Reading:
-    """Prompts read since nobody waited last: how long that took, what was read, and the steps it had to wait for."""
-
-    __slots__ = ("observed_s", "squares", "steps", "tokens")
-
-    def __init__(self) -> None:
-        self.observed_s = self.steps = 0.0
-        self.tokens = self.squares = 0
 
 
 class Ticket:
@@ -56,15 +46,23 @@ class Ticket:
         "_predicted_ttft_s",
         "_prompt_tokens",
         "_reserved_tokens",
+        "_variance",
         "first_due_at_s",
     )
 
     def __init__(
-        self, inflight: Inflight, now_s: float, prompt_tokens: int, expected_output_tokens: int, predicted_ttft_s: float
+        self,
+        inflight: Inflight,
+        now_s: float,
+        prompt_tokens: int,
+        expected_output_tokens: int,
+        variance: int,
+        predicted_ttft_s: float,
     ) -> None:
         self._inflight = inflight
         self._prompt_tokens = prompt_tokens
         self._reserved_tokens = prompt_tokens + expected_output_tokens
+        self._variance = variance
         self._context_tokens = 0
         self._first = False
         self._open = True
@@ -97,15 +95,16 @@ class Ticket:
             if self._context_tokens > self._reserved_tokens:
                 self._outgrow()
             inflight.progress += 1
-            if inflight._visible > 0:
-                inflight._earned_s += inflight.slo.tpot_s * count / inflight._visible
+            paces = inflight._paces
+            if paces.visible > 0:
+                paces.earned_s += inflight.slo.tpot_s * count / paces.visible
             if now_s is not None and inflight._calibration is not None:
                 inflight._learn_gap(self, count, now_s)
 
     def _outgrow(self) -> None:
         """Longer than expected: it will likely go on for half of what it has said, as lengths have heavy tails."""
         wanted = self._context_tokens + (self._context_tokens - self._prompt_tokens) // 2
-        self._inflight._reserved_tokens += wanted - self._reserved_tokens
+        self._inflight._reserve(wanted - self._reserved_tokens, wanted**2 - self._reserved_tokens**2, 0)
         self._reserved_tokens = wanted
 
     def end(self, now_s: float, *, ok: bool = False) -> None:
@@ -150,6 +149,8 @@ class Inflight:
         self._streaming = 0
         self._context_tokens = 0
         self._reserved_tokens = 0
+        self._reserved_squares = 0
+        self._variance = 0
         self._prefill_share = 0.0
         self._prefill_share_at_s = 0.0
         self._bucket_s = 0.0
@@ -157,12 +158,9 @@ class Inflight:
         self._silent: deque[Ticket] = deque()
         self._waiting_prompt_squares = 0
         self._backlog_done_at_s = 0.0
-        self._visible = 0
-        self._earned_s = 0.0
-        self._starts = 0
-        self._paces: list[tuple[float, int, Ticket]] = []
+        self._paces = Paces()
         self._read_at_s = -math.inf
-        self._reading = _Reading()
+        self._reading = PromptsRead()
 
     @property
     def slowdown(self) -> float:
@@ -188,8 +186,18 @@ class Inflight:
         """Those in flight that show their tokens as they come."""
         return self._n - self._plain_n
 
-    def enter(self, now_s: float, prompt_tokens: int, expected_output_tokens: int, *, streamed: bool = True) -> Ticket:
+    def enter(
+        self,
+        now_s: float,
+        prompt_tokens: int,
+        expected_output_tokens: int,
+        *,
+        output_variance: float = 0.0,
+        streamed: bool = True,
+    ) -> Ticket:
         """Count a dispatch; end the ticket on every path. Negative token counts are taken as 0.
+
+        `output_variance` (tokens squared) says how sure the expected output is; 0 reserves it in full.
 
         A call that is not `streamed` shows no first token; its prompt counts as read once the predicted time to first
         token has passed, and half its expected output as context from then on. Otherwise a batch of plain calls would
@@ -198,7 +206,7 @@ class Inflight:
         prompt = max(0, prompt_tokens)
         expected = max(0, expected_output_tokens)
         self._advance(now_s)
-        ticket = Ticket(self, now_s, prompt, expected, self._ttft_s(prompt))
+        ticket = Ticket(self, now_s, prompt, expected, max(0, round(output_variance)), self._ttft_s(prompt))
         if not streamed:
             self._plain_n += 1
             self._expect_first_token(ticket)
@@ -208,7 +216,7 @@ class Inflight:
         self._waiting_prompt_squares += prompt * prompt
         begins_at_s = now_s + self.coefficients.api_s + (0.5 * self._step_s() if self._streaming else 0.0)
         self._backlog_done_at_s = max(self._backlog_done_at_s, begins_at_s) + self._read_s(prompt, prompt * prompt)
-        self._reserved_tokens += ticket._reserved_tokens
+        self._reserve(ticket._reserved_tokens, ticket._reserved_tokens**2, ticket._variance)
         self._bucket_s += self.unseen_factor * prefill_s(self.coefficients, prompt)
         return ticket
 
@@ -259,17 +267,10 @@ class Inflight:
             others_context_tokens=float(self.others.context_tokens),
             others_waiting_prompt_tokens=float(self.others.waiting_prompt_tokens),
             backlog_done_at_s=self._backlog_done_at_s if self._n > self._plain_n else None,
-            lag_s=self._lag_s(now_s),
+            lag_s=self._paces.lag_s(now_s),
+            reserved_squares=float(self._reserved_squares),
+            output_variance=float(self._variance),
         )
-
-    def _lag_s(self, now_s: float) -> float | None:
-        """Of the stream that is furthest behind; `None` where none shows its tokens."""
-        paces = self._paces
-        while paces and not paces[0][2]._open:
-            heappop(paces)
-        if not paces or not self._visible:
-            return None
-        return (now_s - self._earned_s) - paces[0][0]
 
     def _read_s(self, prompt_tokens: int, squares: int) -> float:
         k = self.unseen_factor
@@ -318,37 +319,22 @@ class Inflight:
         self._silent.append(ticket)
 
     def _learn_prefill(self, ticket: Ticket, now_s: float) -> None:
-        """Reading a prompt took from the first token before it, or from its own dispatch, to its own first token.
-
-        Prompts that share a chunk come together, so what was seen is added up until nobody waits: only then are
-        observed and predicted time about the same prompts.
-        """
+        """Reading a prompt took from the first token before it, or from its own dispatch, to its own first token."""
         self.progress += 1
-        if self._calibration is None or ticket.first_due_at_s < math.inf:
+        calibration = self._calibration
+        if calibration is None or ticket.first_due_at_s < math.inf:
             return
-        reading, prompt = self._reading, ticket._prompt_tokens
         entered_at_s = ticket._entered_at_s + self.coefficients.api_s
-        reading.observed_s += max(0.0, now_s - max(entered_at_s, self._read_at_s))
-        reading.tokens += prompt
-        reading.squares += prompt * prompt
-        if entered_at_s >= self._read_at_s and self._streaming:
-            reading.steps += 0.5  # it found a step under way
-        nobody_waits = self._waiting_prompt_tokens == prompt
-        if nobody_waits or reading.tokens >= _ENOUGH_CHUNKS * self.max_batched_tokens:
-            self._reading = _Reading()
-            self._tell_prefill(self._calibration, reading, whole_steps=nobody_waits)
-
-    def _tell_prefill(self, calibration: Calibrating, reading: _Reading, *, whole_steps: bool) -> None:
-        k, c = self.unseen_factor, self.coefficients
-        chunks = k * reading.tokens / max(1.0, self.max_batched_tokens - k * self._streaming)
-        steps = reading.steps + (math.ceil(chunks) if whole_steps else chunks)
-        work_s = k * (c.c_prefill_s * reading.tokens + 0.5 * c.c_att_s * reading.squares)
-        predicted_s = steps * self._step_s() + work_s
-        if predicted_s > 0.0:
-            calibration.observe_prefill(
-                observed_s=reading.observed_s, predicted_s=predicted_s, prefill_ratio=work_s / predicted_s
-            )
-            self._take_learnt(calibration)
+        fresh = entered_at_s >= self._read_at_s
+        reading, took_s = self._reading, now_s - max(entered_at_s, self._read_at_s)
+        reading.add(ticket._prompt_tokens, took_s, found_a_step=fresh and self._streaming > 0)
+        nobody_waits = self._waiting_prompt_tokens == ticket._prompt_tokens
+        if nobody_waits or reading.enough(self.max_batched_tokens):
+            self._reading = PromptsRead()
+            k, step = self.unseen_factor, self._step_s()
+            room = max(1.0, self.max_batched_tokens - k * self._streaming)
+            if reading.tell(calibration, self.coefficients, k=k, step_s=step, room=room, whole_steps=nobody_waits):
+                self._take_learnt(calibration)
 
     def _learn_gap(self, ticket: Ticket, count: int, now_s: float) -> None:
         """A gap counts if no prompt was dispatched or waiting within it, and once per step, not once per stream."""
@@ -377,11 +363,10 @@ class Inflight:
         if self._waiting_prompt_tokens:
             self._backlog_done_at_s += self._read_s(self._waiting_prompt_tokens, self._waiting_prompt_squares)
         if ticket.first_due_at_s == math.inf:
-            self._visible += 1
+            self._paces.visible += 1
         else:
-            self._reading = _Reading()  # that it has been read is a guess, nothing to learn from
-        self._starts += 1
-        heappush(self._paces, (now_s - self._earned_s, self._starts, ticket))
+            self._reading = PromptsRead()  # that it has been read is a guess, nothing to learn from
+        self._paces.start(ticket, now_s)
         self._streaming += 1
         self._context_tokens += context_tokens
         work_s = self.unseen_factor * self.coefficients.c_prefill_s * ticket._prompt_tokens
@@ -394,19 +379,24 @@ class Inflight:
         self._n -= 1
         if ticket.first_due_at_s < math.inf:
             self._plain_n -= 1
-        self._reserved_tokens -= ticket._reserved_tokens
+        self._reserve(-ticket._reserved_tokens, -(ticket._reserved_tokens**2), -ticket._variance)
         if ticket._first:
             self._streaming -= 1
             self._context_tokens -= ticket._context_tokens
-            self._visible -= ticket.first_due_at_s == math.inf
+            self._paces.visible -= ticket.first_due_at_s == math.inf
         else:
             self._forget_prompt(ticket)
-            self._read_at_s, self._reading = now_s, _Reading()
+            self._read_at_s, self._reading = now_s, PromptsRead()
         if self._n == 0:  # an empty engine has no prefill left to do, and nobody to protect from one
             self._bucket_s = 0.0
             self._silent.clear()
             self._paces.clear()
-            self._earned_s = self._backlog_done_at_s = 0.0
+            self._backlog_done_at_s = 0.0
+
+    def _reserve(self, tokens: int, squares: int, variance: int) -> None:
+        self._reserved_tokens += tokens
+        self._reserved_squares += squares
+        self._variance += variance
 
     def _forget_prompt(self, ticket: Ticket) -> None:
         self._waiting_prompt_tokens -= ticket._prompt_tokens

@@ -1,7 +1,7 @@
 """How tight an engine is for one more request: one number, u <= 1 fits. Pure and fast enough for every decision.
 
     u = max( TTFT/(f_ttft*SLO_ttft), TPOT/(f_tpot*SLO_tpot), LAG/(f_bucket*slack),
-             (reserved + P + O)/(f_kv*KV), (n + 1)/max_num_seqs )
+             KV needed at most/(f_kv*KV), (n + 1)/max_num_seqs )
 
 TTFT and TPOT are predictions by the step-time model from the router's own, always fresh count of what is in the
 engine. LAG protects those who are already streaming from a burst of prompts: how far the slowest of them will be behind
@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 
 from local_llm.datamodels import Binding, EngineCoefficients, EngineLimits, InflightState, SloTargets, Tightness
+from local_llm.kv_demand import peak_tokens
 from local_llm.steptime import drain_ratio, prefill_s, ttft_s
 
 _MAX_PREFILL_RATIO = 0.9  # beyond it, 1/(1 - share) says nothing but "too slow"
@@ -30,6 +31,7 @@ def tightness(
     prompt_tokens: int,
     expected_output_tokens: int,
     now_s: float,
+    output_variance: float = 0.0,
     f_ttft: float = 0.9,
     f_tpot: float = 0.6,
     f_bucket: float = 1.0,
@@ -38,11 +40,12 @@ def tightness(
     """Tightness of the engine for a request of P prompt and O expected output tokens at `now_s` (monotonic).
 
     `state.unseen_factor` multiplies all that is counted, for load by others on the same engine; the bucket in `state`
-    carries it already. `state.others_*` are a floor: a factor says nothing while we have nothing in there ourselves. KV
-    is left out where the engine does not tell its size. Never raises for positive targets and factors; never negative.
+    carries it already. `state.others_*` are a floor: a factor says nothing while we have nothing in there ourselves.
+    `output_variance` is that of O (tokens squared; 0 reserves O in full). KV is left out where the engine does not tell
+    its size. Never raises for positive targets and factors; never negative.
     """
     c = coefficients
-    n, streaming, context, waiting_prompt, reserved = _load(state)
+    n, streaming, context, waiting_prompt = _load(state)
     step = c.t0_s + c.c_seq_s * streaming + c.c_kv_s * context
     backlog = waiting_prompt + prompt_tokens
     next_step = c.t0_s + c.c_seq_s * (n + 1.0) + c.c_kv_s * (context + backlog + 0.5 * expected_output_tokens)
@@ -71,7 +74,7 @@ def tightness(
         ttft / (f_ttft * slo.ttft_s),
         pace / (f_tpot * slo.tpot_s),
         behind_s / (f_bucket * slo.slack_s),
-        _kv_ratio(reserved + prompt_tokens + expected_output_tokens, limits.kv_tokens, f_kv),
+        _kv_ratio(state, prompt_tokens, expected_output_tokens, output_variance, limits.kv_tokens, f_kv),
         (n + 1.0) / limits.max_num_seqs if limits.max_num_seqs > 0 else math.inf,
     )
     return Tightness(u=u, binding=binding, ttft_s=ttft, tpot_s=tpot)
@@ -91,30 +94,44 @@ def _tightest(ttft: float, tpot: float, burst: float, kv: float, seqs: float) ->
     return u, binding
 
 
-def _kv_ratio(wanted_tokens: float, kv_tokens: int | None, f_kv: float) -> float:
-    """0 where the engine does not tell how much it has."""
+def _kv_ratio(
+    state: InflightState, prompt_tokens: int, output_tokens: int, variance: float, kv_tokens: int | None, f_kv: float
+) -> float:
+    """0 where the engine does not tell how much it has. What others hold is a floor: how they go on is not known."""
     if kv_tokens is None:
         return 0.0
     room = f_kv * kv_tokens
-    return wanted_tokens / room if room > 0.0 else math.inf
+    if room <= 0.0:
+        return math.inf
+    wanted = prompt_tokens + output_tokens
+    k, others = state.unseen_factor, 0.0
+    if state.others_n > 0.0:
+        others = state.others_context_tokens + state.others_waiting_prompt_tokens
+    unseen = max((k - 1.0) * state.reserved_tokens, others)
+    needed = peak_tokens(
+        state.n + 1.0,
+        state.context_tokens + state.waiting_prompt_tokens + prompt_tokens,
+        state.reserved_tokens + wanted,
+        state.output_variance + variance,
+        state.reserved_squares + wanted * wanted,
+    )
+    return (needed + unseen) / room
 
 
-def _load(state: InflightState) -> tuple[float, float, float, float, float]:
-    """Requests, those streaming, context, prompt tokens waiting, reserved tokens: ours times the unseen factor, and at
-    least ours plus what others were seen to have in there.
+def _load(state: InflightState) -> tuple[float, float, float, float]:
+    """Requests, those streaming, context, prompt tokens waiting: ours times the unseen factor, and at least ours plus
+    what others were seen to have in there.
     """
     k = state.unseen_factor
     n, streaming = k * state.n, k * state.streaming
     context, waiting_prompt = k * state.context_tokens, k * state.waiting_prompt_tokens
-    reserved = k * state.reserved_tokens
     if state.others_n > 0.0:
         others_context, others_prompt = state.others_context_tokens, state.others_waiting_prompt_tokens
         n = max(n, state.n + state.others_n)
         streaming = max(streaming, state.streaming + state.others_streaming)
         context = max(context, state.context_tokens + others_context)
         waiting_prompt = max(waiting_prompt, state.waiting_prompt_tokens + others_prompt)
-        reserved = max(reserved, state.reserved_tokens + others_context + others_prompt)
-    return n, streaming, context, waiting_prompt, reserved
+    return n, streaming, context, waiting_prompt
 
 
 def _bucket_s(

@@ -29,6 +29,7 @@ from router.core.decision import Candidate, Decision
 from router.core.densities import DensityWindow
 from router.core.exploration import ExplorationBudget, extra_nanousd
 from router.core.health import after, begin_probe
+from router.core.lengths import output_variance
 from router.core.replay import world_bytes, world_hash
 from router.core.request import RequestFacts
 from router.core.snapshot import AssetRate, PriceRow, ProviderHealth, Snapshot
@@ -331,7 +332,10 @@ class LiveState:
             return None
         tokens = max(1, round(facts.estimate.input_tokens * self._ratios.get(candidate.name, 1.0)))
         output = facts.estimate.output_mean_tokens * facts.n
-        inner = room.inflight.enter(self._clock.now_s(), tokens, output, streamed=facts.stream)
+        variance = output_variance(facts.estimate, facts.n)
+        inner = room.inflight.enter(
+            self._clock.now_s(), tokens, output, output_variance=variance, streamed=facts.stream
+        )
         return Ticket(inner, self._clock, self._wake_waiters)
 
     def _wake_waiters(self) -> None:

@@ -25,6 +25,18 @@ MEAN_WEIGHT = 0.02
 MAX_CLASSES = 256
 MAX_OBSERVED_TOKENS = 10_000_000
 _P90 = 0.9
+_NORMAL_P90_SIGMAS = 1.2816
+
+
+def output_variance(estimate: TokenEstimate, n: int = 1) -> float:
+    """Variance (tokens squared) of the output of `n` independent answers, as mean and p90 tell it.
+
+    0 where nothing of the class has been seen: a guess has no distribution, so what is expected is reserved in full.
+    """
+    if estimate.source == "default":
+        return 0.0
+    sigma = (estimate.output_p90_tokens - estimate.output_mean_tokens) / _NORMAL_P90_SIGMAS
+    return n * sigma * sigma
 
 
 class _Class:

@@ -15,6 +15,7 @@ from local_llm.tightness import tightness
 from local_llm.workunits import work_gpu_s
 from router.core.decision import Candidate, PolicyConfig
 from router.core.eligibility import why_not
+from router.core.lengths import output_variance
 from router.core.pricing import estimate_nanousd
 from router.core.request import RequestFacts
 from router.core.snapshot import Snapshot
@@ -109,6 +110,7 @@ def _price_local(
         engine.slo,
         prompt_tokens=input_tokens,
         expected_output_tokens=output_tokens,
+        output_variance=output_variance(facts.estimate, facts.n),
         now_s=snapshot.now_s,
         f_ttft=cfg.f_ttft,
         f_tpot=cfg.f_tpot,

@@ -17,7 +17,7 @@ from local_llm.datamodels import EngineCoefficients, EngineLimits, ProcessState,
 from local_llm.inflight import Inflight, Ticket
 from router.core.decision import Candidate, PolicyConfig
 from router.core.densities import DensityWindow
-from router.core.lengths import LengthTable
+from router.core.lengths import LengthTable, output_variance
 from router.core.policy import decide
 from router.core.replay import world_bytes, world_hash
 from router.core.request import RequestFacts
@@ -116,7 +116,12 @@ class ProductPolicy:
         self._room.note_decision(self._local, decision)
         if decision.chosen is None or decision.chosen.tier is not Tier.LOCAL:
             return None
-        ticket = self._room.inflight.enter(now_s, request.prompt_tokens, estimate.output_mean_tokens)
+        ticket = self._room.inflight.enter(
+            now_s,
+            request.prompt_tokens,
+            estimate.output_mean_tokens,
+            output_variance=output_variance(estimate),
+        )
         return _Tracked(ticket, self._lengths, request.request_class)
 
     def scraped(self, gauges: Gauges, now_s: float) -> None:
