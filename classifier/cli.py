@@ -193,6 +193,7 @@ def evaluate(
         from classifier import evaluate as ev
         from classifier import leaks
         from classifier.dataset import read_labels
+        from classifier.offpolicy import uneven_selection
         from classifier.progress import few_threads, unheard
         from classifier.report import plots
 
@@ -212,10 +213,12 @@ def evaluate(
             data = ev.collect(examples, tiers, p, np.array([s.novelty_ratio for s in scores]))
             tell("computing figures and their intervals", None)
             found = ev.report(data, prices=prices, draws=draws)
+            uneven = uneven_selection(examples, 1.0 - p[:, 0])
             found |= {
+                "tier_quality": ev.traffic_quality(examples, tiers, p),
                 "model_version": scorer.version,
                 "labels_sha256": summary.sha256,
-                "notes": [*notes, *summary.warnings, *leaks.warnings(examples, tiers)],
+                "notes": [*notes, *filter(None, [uneven]), *summary.warnings, *leaks.warnings(examples, tiers)],
             }
             ev.write_report(found, out)
             if with_plots:

@@ -79,6 +79,7 @@ class LabelledExample:
     `outcomes` holds quality 0..1 of tiers whose answer was judged. `observation_probability` is the probability, under
     the policy that wrote the log, that this tier's outcome would be observed for this request: P(action) times
     P(label | action), or that of a shadow run. `None` where the log does not say (fully labelled data: 1 for all).
+    `selection_probability` is that of such a request being in the file at all; `None` where the log does not say.
     `group` ties together rows that must not be split (same stem, same conversation).
     """
 
@@ -96,6 +97,7 @@ class LabelledExample:
     observation_probability: Mapping[str, float] | None = None
     conversation: str = ""
     stem: str = ""
+    selection_probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

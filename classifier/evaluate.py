@@ -16,7 +16,7 @@ from classifier import metrics
 from classifier.calibrate import CalibrationRow, CalibrationSample, TokenPrices, nu_for_target
 from classifier.datamodels import LabelledExample, Score
 from classifier.heuristic import HeuristicScorer
-from classifier.offpolicy import check_overlap, is_partial, matrices, pseudo_outcomes, pseudo_range
+from classifier.offpolicy import check_overlap, is_partial, matrices, pseudo_outcomes, pseudo_range, tier_quality
 from classifier.progress import Progress, unheard
 from classifier.scorer import TrainedScorer
 
@@ -108,6 +108,21 @@ def collect(examples: Sequence[LabelledExample], tiers: Sequence[str], p: Floats
         output_tokens=tokens,
         quality_range=quality_range,
     )
+
+
+def traffic_quality(
+    examples: Sequence[LabelledExample], tiers: Sequence[str], p: Floats
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Of a partial log: each tier's mean quality over all traffic, naive, by inverse propensity and doubly robust, each
+    with its 95 % interval. Empty for complete labels."""
+    if not any(is_partial(e) for e in examples):
+        return {}
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for t, tier in enumerate(tiers):
+        if any(tier in e.outcomes for e in examples):
+            estimates = tier_quality(examples, tier, p[:, t])
+            found[tier] = {k: {"value": e.value, "interval": list(e.interval())} for k, e in estimates.items()}
+    return found
 
 
 def two_tier(

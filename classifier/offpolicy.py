@@ -22,6 +22,8 @@ Floats = NDArray[np.float64]
 MAX_INVERSE_PROBABILITY = 100.0
 MIN_COVERED_SHARE = 0.9
 MAX_RELATIVE_ERROR = 0.35
+MIN_FIFTH_ROWS = 10
+UNEVEN_RATIO = 1.25
 _SURE = 0.999
 
 
@@ -125,15 +127,44 @@ def pseudo_range(examples: Sequence[LabelledExample], tiers: Sequence[str]) -> t
 
 
 def tier_quality(examples: Sequence[LabelledExample], tier: str, guess: Floats) -> dict[str, Estimate]:
-    """Mean quality of a tier over all traffic: naive, inverse propensity and doubly robust, side by side."""
+    """Mean quality of a tier over all traffic: naive, inverse propensity and doubly robust, side by side.
+
+    The latter two also weight each row by how rarely such requests are in the file (`selection_weights`).
+    """
     outcomes, probability = matrices(examples, [tier])
     y, p = outcomes[:, 0], probability[:, 0]
     seen = ~np.isnan(y)
+    standing = selection_weights(examples)
     weight = np.where(seen, 1.0 / np.where(np.isnan(p), 1.0, p), 0.0)
     filled = np.where(seen, y, 0.0)
-    ips = _ratio(weight, filled)
     robust = guess + weight * (filled - guess)
-    return {"naive": _mean(y[seen]), "ips": ips, "dr": _mean(robust)}
+    return {"naive": _mean(y[seen]), "ips": _ratio(standing * weight, filled), "dr": _ratio(standing, robust)}
+
+
+def selection_weights(examples: Sequence[LabelledExample]) -> Floats:
+    """For how many requests of the traffic each row stands, up to a factor: 1 / P(in the file), capped, of mean 1."""
+    chance = np.array([e.selection_probability if e.selection_probability is not None else 1.0 for e in examples])
+    weights = np.minimum(chance.max() / chance, MAX_INVERSE_PROBABILITY)
+    out: Floats = weights / weights.mean()
+    return out
+
+
+def uneven_selection(examples: Sequence[LabelledExample], complexity: Floats) -> str | None:
+    """What to tell people where hard prompts are in the file clearly more or less often than easy ones."""
+    known = np.array([e.selection_probability is not None for e in examples])
+    if known.sum() < 2 * MIN_FIFTH_ROWS * 5:
+        return None
+    chance = np.array([e.selection_probability or 1.0 for e in examples])[known]
+    order = np.argsort(complexity[known], kind="stable")
+    fifths = [1.0 / float((1.0 / chance[part]).mean()) for part in np.array_split(order, 5)]
+    if max(fifths) <= UNEVEN_RATIO * min(fifths):
+        return None
+    return (
+        f"about {fifths[0]:.0%} of the easiest fifth of the traffic has labels and {fifths[-1]:.0%} of the hardest "
+        "(between them "
+        f"{min(fifths):.0%} to {max(fifths):.0%}): figures about rows are not figures about all traffic, for which "
+        "see tier_quality. Weights correct for what was asked, not for answers that were judged because they were bad"
+    )
 
 
 def policy_value(

@@ -78,6 +78,20 @@ def _calibration_table(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _traffic_table(found: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "\n## Mean quality over all traffic\n",
+        "From a log that shows only some answers: as seen, by inverse propensity, and doubly robust, which counts.\n",
+        "| tier | as seen | inverse propensity | doubly robust [95 %] |",
+        "|---|--:|--:|---|",
+    ]
+    for tier, known in found["tier_quality"].items():
+        dr = known["dr"]
+        shown = f"{_number(dr['value'])} {_range(dr['interval'])}"
+        lines.append(f"| {tier} | {_number(known['naive']['value'])} | {_number(known['ips']['value'])} | {shown} |")
+    return lines
+
+
 def markdown(found: Mapping[str, Any]) -> str:
     """The report as a page."""
     dials = []
@@ -101,6 +115,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         "\n## Calibration\n",
         *_calibration_table(found),
     ]
+    if found.get("tier_quality"):
+        parts += _traffic_table(found)
     if dials:
         parts += [
             "\n## Quality targets\n",

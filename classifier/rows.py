@@ -3,7 +3,7 @@
 A row is one line of JSON: `request_id`, `source`, `messages`, `outcomes` (tier -> quality 0..1 of the tiers that were
 judged); optional `domain`, `models`, `output_tokens`, `weight`, `received_at`, `label_source`, `conversation`, and for
 logs of a running gateway `taken_tier`, `exploration_probability` (of the tier that was taken), `label_probability`,
-`observation_probability` (tier -> probability).
+`observation_probability` (tier -> probability), `selection_probability` (that such a request is in the file).
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def parse_row(row: Any) -> LabelledExample:
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0.0 < weight <= 1e6:
         raise ValueError("`weight` is not a positive number")
     scored = request_features(row)
-    received = row.get("received_at")
+    received, selection = row.get("received_at"), row.get("selection_probability")
     return LabelledExample(
         request_id=str(row.get("request_id", "")),
         source=str(row.get("source") or "log"),
@@ -134,6 +134,7 @@ def parse_row(row: Any) -> LabelledExample:
         observation_probability=_observation(row, outcomes),
         conversation=str(row.get("conversation") or ""),
         stem=stem(scored.text),
+        selection_probability=_probability(selection, "selection_probability") if selection is not None else None,
     )
 
 

@@ -80,6 +80,11 @@ def advice(found: Exported, settings: Settings) -> list[str]:
             "every row shows only the tier the policy chose: evaluation will refuse. Set policy.exploration_ratio or "
             "learning.shadow.ratio above 0"
         )
+    if found.rows and found.uneven is not None:
+        said.append(
+            f"{found.uneven}: rows carry the probability of being here, and `evaluate` tells what holds for all "
+            "traffic beside what holds for these rows"
+        )
     off = settings.policy.exploration_ratio <= 0.0 and settings.learning.shadow_ratio <= 0.0
     if not found.rows and off and not said:
         said.append("set policy.exploration_ratio or learning.shadow.ratio above 0 to learn of the tiers not chosen")

@@ -7,7 +7,8 @@ whose prompt was kept.
 What a row says of probabilities. A row is in the file because its request was *selected*: by a shadow run, whose dice
 are known, or because somebody judged the answer, whose habits are not. `observation_probability` is, per tier, the
 probability that this tier's outcome would be seen given that; `exploration_probability` and `label_probability` are
-the probabilities of the action and of being judged, apart.
+the probabilities of the action and of being judged, apart; `selection_probability` is that of the request being in
+the file, by which figures about the rows become figures about all traffic.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from classifier.labels import Label, combine
 from router.core.attempts import RoutingRecord
 from router.core.judgements import JudgedAnswer
 from router.core.vocabulary import Reason, Reject
+from router.learning_loop.judged_share import JudgedShare, judged_share
 from router.learning_loop.retries import AnsweredCall, retries
 from router.stores import label_sources, queries
 
@@ -54,6 +56,7 @@ class Exported:
     left_out: Counter[str] = field(default_factory=Counter)
     explored: int = 0
     shadowed: int = 0
+    uneven: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Ready to be shown as JSON."""
@@ -73,13 +76,13 @@ class Exported:
 class Known:
     """All that is known of how good answers were.
 
-    `judged` holds the judgements that came with probabilities, by request and tier; `label_ratio` is the share of each
-    tier's answers that somebody judged (retries, which only ever say no, do not count).
+    `judged` holds the judgements that came with probabilities, by request and tier; `share` says how often answers are
+    judged by somebody (retries, which only ever say no, do not count).
     """
 
     labels: Mapping[str, Mapping[str, Label]]
     judged: Mapping[str, Mapping[str, JudgedAnswer]]
-    label_ratio: Mapping[str, float]
+    share: JudgedShare
 
 
 def export(
@@ -118,12 +121,12 @@ def read_known(
     without_tenants: Collection[str] = (),
 ) -> Known:
     """The first pass; notes in `found` what it has seen."""
-    answered: Counter[str] = Counter()
+    answered: list[tuple[str, str, float | None]] = []
     outcomes: list[LoggedOutcome] = []
 
     def calls() -> Iterator[AnsweredCall]:
         for row in label_sources.answered_requests(engine, from_utc, to_utc, without=without_tenants):
-            answered[row.tier.value] += 1
+            answered.append((row.request_id, row.tier.value, row.complexity_ratio))
             yield AnsweredCall(
                 row.request_id, row.tenant, row.session, row.prompt_sha256, row.requested_model, row.tier,
                 row.received_at_us / 1e6, row.duration_us / 1e6,
@@ -142,14 +145,15 @@ def read_known(
         outcomes.append(
             LoggedOutcome(said.request_id, said.tier, said.quality_ratio, said.provenance, said.judge, said.model)
         )
-    found.answered = answered.total()
+    found.answered = len(answered)
     found.judgements = Counter(o.provenance for o in outcomes)
     report = combine(outcomes)
     found.capped_by_judge = dict(report.capped_by_judge)
     told += [(request_id, tier) for request_id, tiers in judged.items() if len(tiers) == 1 for tier in tiers]
-    kept = Counter(tier for request_id, tier in dict.fromkeys(told) if tier in report.labels.get(request_id, ()))
-    ratio = {tier: min(1.0, kept[tier] / n) for tier, n in answered.items() if kept[tier]}
-    return Known(report.labels, judged, ratio)
+    kept = [(request_id, tier) for request_id, tier in told if tier in report.labels.get(request_id, ())]
+    share = judged_share(answered, kept)
+    found.uneven = share.uneven()
+    return Known(report.labels, judged, share)
 
 
 def row_of(record: RoutingRecord, known: Known) -> dict[str, Any] | str:
@@ -170,7 +174,7 @@ def row_of(record: RoutingRecord, known: Known) -> dict[str, Any] | str:
     tokens = {t: said.output_tokens for t, said in judged.items() if said.output_tokens is not None}
     if taken.usage is not None:
         tokens[tier] = taken.usage.output_tokens
-    observation, label_probability = _probabilities(record, tier, labels, judged, known.label_ratio)
+    observation, label_probability, selection = _probabilities(record, tier, labels, judged, known.share)
     row: dict[str, Any] = {
         "request_id": record.request_id,
         "source": SOURCE,
@@ -187,6 +191,7 @@ def row_of(record: RoutingRecord, known: Known) -> dict[str, Any] | str:
         "exploration_probability": record.exploration_probability or 1.0,  # 0 in books older than exploration
         "label_probability": label_probability,
         "observation_probability": observation,
+        "selection_probability": selection,
     }
     row |= {"tools": True} if features.has_tools else {}
     row |= {"response_format": {"type": "json_object"}} if features.wants_json else {}
@@ -199,12 +204,12 @@ def _probabilities(
     taken: str,
     labels: Mapping[str, Label],
     judged: Mapping[str, JudgedAnswer],
-    label_ratio: Mapping[str, float],
-) -> tuple[dict[str, float], float]:
-    """P(outcome seen | in the file) per tier, and P(judged).
+    share: JudgedShare,
+) -> tuple[dict[str, float], float, float]:
+    """P(outcome seen | in the file) per tier, P(judged), and P(such a request is in the file).
 
-    A shadow run knows both. Else tier k is seen with pi_k q_k / sum_j pi_j q_j, where pi is the probability of the
-    action and q the share of a tier's answers that are judged at all.
+    A shadow run knows all three. Else tier k is seen with pi_k q_k / sum_j pi_j q_j, where pi is the probability of the
+    action and q the share of a tier's answers to such prompts that are judged at all; the sum is that of being here.
     """
     shadows = {t: said for t, said in judged.items() if t in labels}
     if set(shadows) - {taken}:
@@ -212,13 +217,17 @@ def _probabilities(
         seen = {t: said.action_probability for t, said in shadows.items()}
         if own is None and taken in labels:
             seen[taken] = 1.0
-        return seen, max(said.label_probability for said in shadows.values())
+        selected = max(said.label_probability for said in shadows.values())
+        return seen, selected, selected
     decision = record.decision
     actions = dict(decision.action_probability) if decision is not None else {}
     actions = actions or {taken: record.exploration_probability or 1.0}
-    ratio = label_ratio.get(taken, 1.0)
-    among = sum(p * label_ratio.get(t, ratio) for t, p in actions.items())
-    return {taken: min(1.0, actions.get(taken, 1.0) * ratio / among) if among > 0.0 else 1.0}, ratio
+    complexity = decision.score.complexity_ratio if decision is not None and decision.score is not None else None
+    ratio = share.of(taken, complexity) or 1.0
+    among = sum(p * (share.of(t, complexity) or ratio) for t, p in actions.items())
+    if among <= 0.0:
+        return {taken: 1.0}, ratio, ratio
+    return {taken: min(1.0, actions.get(taken, 1.0) * ratio / among)}, ratio, min(1.0, among)
 
 
 def _open_tiers(record: RoutingRecord) -> set[str]:

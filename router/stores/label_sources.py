@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from sqlalchemy import Engine, Select, and_, inspect, select
 
 from router.core.judgements import OVERHEAD_TENANTS, JudgedAnswer
@@ -33,6 +34,11 @@ class AnsweredRow:
     tier: Tier
     received_at_us: int
     duration_us: int
+    complexity_ratio: float | None
+
+
+class _Complexity(msgspec.Struct):
+    complexity_ratio: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +74,12 @@ def answered_requests(
     r = request.c
     columns = (
         r.request_id, r.tenant, r.session, r.prompt_sha256, r.requested_model, attempt.c.tier, r.received_at_us,
-        r.duration_us,
+        r.duration_us, r.score,
     )  # fmt: skip
     query = _answered(*columns).where(within(r.received_at_us, from_utc, to_utc), r.tenant.not_in(tuple(without)))
     for row in _stream(engine, query.order_by(r.received_at_us, r.request_id)):
-        yield AnsweredRow(row[0], row[1], row[2], row[3], row[4], Tier(row[5]), row[6], row[7])
+        score = msgspec.json.decode(row[8], type=_Complexity).complexity_ratio if row[8] is not None else None
+        yield AnsweredRow(row[0], row[1], row[2], row[3], row[4], Tier(row[5]), row[6], row[7], score)
 
 
 def opinions(

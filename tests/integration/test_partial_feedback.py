@@ -24,7 +24,7 @@ import pytest
 from classifier import cli
 from classifier.datamodels import LabelledExample
 from classifier.dataset import read_labels
-from classifier.offpolicy import NoOverlap, check_overlap, tier_quality
+from classifier.offpolicy import NoOverlap, check_overlap, tier_quality, uneven_selection
 from classifier.pipeline import TierModel
 from classifier.train import as_matrix
 from router.api.schemas import decode_chat
@@ -101,10 +101,19 @@ class Town:
     hosts: Mapping[str, Host]
     dice: Random
 
-    async def live(self, count: int, *, feedback_ratio: float) -> dict[str, float]:
-        """`count` requests of many tenants; some of them say how good the answer was. Gives the truth of each tier."""
+    async def live(self, count: int, *, feedback_ratio: float | Callable[[str, str], float]) -> dict[str, float]:
+        """`count` requests of many tenants; some of them say how good the answer was. Gives the truth of each tier.
+
+        `feedback_ratio`: how many of them do, or how many by kind of prompt and tier that answered.
+        """
         kinds = ["easy" if self.dice.random() < EASY_SHARE else "hard" for _ in range(count)]
-        judged = [self.dice.random() < feedback_ratio for _ in range(count)]
+        throws = [self.dice.random() for _ in range(count)]
+
+        def judged(number: int, answer: PlainAnswer) -> bool:
+            if not callable(feedback_ratio):
+                return throws[number] < feedback_ratio
+            return throws[number] < feedback_ratio(kinds[number], answer.meta.tier)
+
         for start in range(0, count, 50):
             numbers = range(start, min(start + 50, count))
             answers = await asyncio.gather(*(self._ask(prompt(i, kinds[i]), i) for i in numbers))
@@ -114,7 +123,7 @@ class Town:
                     answer.meta.request_id, f"t{i % TENANTS}", float(b"good" in answer.body), None
                 )
                 for i, answer in zip(numbers, answers, strict=True)
-                if judged[i]
+                if judged(i, answer)
             )
             assert all(await asyncio.gather(*told))
         texts = [prompt(i, kind) for i, kind in enumerate(kinds)]
@@ -197,6 +206,28 @@ async def test_feedback_on_explored_traffic_naive_is_biased_ours_is_not(town: St
     ours.fit([e.features for e in blind], matrix.outcomes, weights=matrix.weights, **common)
     assert naive.predict_proba([blind[0].features])[0, 0] > true["cheap"] + 0.1
     assert ours.predict_proba([blind[0].features])[0, 0] == pytest.approx(true["cheap"], abs=0.07)
+
+
+async def test_feedback_that_depends_on_the_prompt_is_weighted_back_to_all_traffic(town: Start, tmp_path: Path) -> None:
+    """Whoever asks hard things and gets a cheap answer nearly always says what it was worth; hardly anybody else."""
+
+    def ratio(kind: str, tier: str) -> float:
+        return {("hard", "cheap"): 0.95, ("hard", "premium"): 0.5}.get((kind, tier), 0.15)
+
+    async with town(exploration=0.2, seed=41) as t:
+        true = await t.live(1_200, feedback_ratio=ratio)
+        examples, found = t.labels(tmp_path / "labels.jsonl")
+    assert found.uneven is not None and "hardest" in found.uneven
+    guess = np.full(len(examples), 0.6)
+    for tier in TIERS:
+        ours = tier_quality(examples, tier, guess)
+        low, high = ours["dr"].interval(3.3)  # who explores depends on who comes first
+        assert low <= true[tier] <= high, tier
+    rows_alone = tier_quality([replace(e, selection_probability=None) for e in examples], "cheap", guess)
+    low, high = rows_alone["dr"].interval()
+    assert true["cheap"] > high, "what holds for the judged does not hold for all"
+    hard = np.array([0.0 if "colour" in e.features.text else 1.0 for e in examples])
+    assert "figures about rows are not figures about all traffic" in str(uneven_selection(examples, hard))
 
 
 async def test_shadow_runs_show_what_the_policy_never_tries(town: Start, tmp_path: Path) -> None:
