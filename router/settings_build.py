@@ -98,18 +98,22 @@ def _auth(file: ServerFile, secrets: Secrets, note: Note) -> AuthSettings:
         else:
             keys.append(AuthKey(item.tenant, secret, admin=item.admin))
     loopback = is_loopback(file.host)
-    required = file.auth.required if file.auth.required is not None else bool(keys) or not loopback
+    # A key that is named but not set must not open the gateway to everybody.
+    wanted = bool(keys or file.auth.keys) or not loopback
+    required = file.auth.required if file.auth.required is not None else wanted
     if not loopback and not required:
         note(
             ("server", "auth", "required"),
             f"false, but the gateway listens on {file.host}; set it to true, or listen on 127.0.0.1",
         )
     elif required and not keys:
-        unset_text = f" ({', '.join(unset)} are not set)" if unset else ""
+        unset_text = f" ({', '.join(unset)}: not set)" if unset else ""
+        names = " or ".join((API_KEY_ENV, *unset))
         note(
-            ("server", "auth") if file.auth.required else ("server", "host"),
+            ("server", "auth", "keys") if unset else ("server", "auth") if file.auth.required else ("server", "host"),
             f"{'a key is required' if loopback else f'{file.host} can be reached from elsewhere'}, but no key is "
-            f"configured{unset_text}; export {API_KEY_ENV} with a long random value, or listen on 127.0.0.1",
+            f"configured{unset_text}; export {names} with a long random value, or "
+            f"{'set server.auth.required to false' if loopback else 'listen on 127.0.0.1'}",
         )
     return AuthSettings(required=required, keys=tuple(keys), unset_env=tuple(unset))
 

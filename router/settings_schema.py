@@ -46,7 +46,7 @@ class AuthFile(Section):
         None,
         description=(
             "true: every request needs a key; false: any key sent is ignored. Default: true as soon as a key is "
-            "configured (ROUTER_API_KEY or auth.keys), else false, which is allowed on loopback only"
+            "configured (ROUTER_API_KEY or auth.keys, set or not), else false, which is allowed on loopback only"
         ),
     )
     keys: tuple[AuthKeyFile, ...] = Field(

@@ -468,6 +468,13 @@ def test_each_tenant_has_its_own_key() -> None:
     assert "another tenant's" in only_problem(text, {"A": "same-key", "B": "same-key"})
 
 
+def test_keys_that_are_named_but_not_set_open_the_gateway_to_nobody() -> None:
+    keys = "keys: [{tenant: a, key_env: A}, {tenant: b, key_env: B}]"
+    problem = only_problem(EMBEDDED + f"server: {{auth: {{{keys}}}}}")
+    assert "auth.keys" in problem and "A, B: not set" in problem and "export" in problem
+    assert not parse_settings(EMBEDDED + f"server: {{auth: {{required: false, {keys}}}}}", {}).server.auth.required
+
+
 def test_a_required_key_that_is_not_set_is_a_mistake() -> None:
     assert "ROUTER_API_KEY" in only_problem(EMBEDDED + "server: {auth: {required: true}}")
 
