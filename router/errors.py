@@ -6,7 +6,7 @@
     │   ├── ContextTooLong         no tier can hold the prompt
     │   ├── Unauthorized · Forbidden
     │   ├── NotFound               unknown route or model
-    │   ├── BodyTooLarge · BodyTooSlow
+    │   ├── HeadTooLarge · BodyTooLarge · BodyTooSlow (HeadTooSlow)
     │   ├── IdempotencyConflict    the same key with another body
     │   ├── RateLimited            our own throttle; carries `retry_after_s`
     │   └── OverBudget             a budget or a per-request cap is exhausted
@@ -98,6 +98,16 @@ class BodyTooSlow(ClientError):
     """The body did not arrive in time."""
 
     code = "request_timeout"
+
+
+class HeadTooLarge(ClientError):
+    """Line and headers of the request are larger than any honest request's."""
+
+    code = "headers_too_large"
+
+
+class HeadTooSlow(BodyTooSlow):
+    """Line and headers did not arrive in time."""
 
 
 class IdempotencyConflict(ClientError):

@@ -17,6 +17,7 @@ import uvloop
 
 from router import __version__
 from router.api.app import create_app
+from router.api.bounded_http import bounded_http
 from router.bootstrap import build
 from router.errors import RouterError
 from router.gateway import Gateway
@@ -141,7 +142,7 @@ async def _run(gateway: Gateway, sockets: list[socket.socket], *, host: str, por
         config = uvicorn.Config(
             create_app(gateway.face()),
             loop="uvloop",
-            http="httptools",
+            http=bounded_http(gateway.deps.new_id),
             lifespan="off",
             access_log=False,
             log_config=None,

@@ -66,6 +66,7 @@ _TABLE: dict[type[errors.RouterError], _Row] = {
     errors.BodyTooSlow: _Row(408, _INVALID, _close),
     errors.IdempotencyConflict: _Row(409, _INVALID),
     errors.BodyTooLarge: _Row(413, _INVALID, _close),
+    errors.HeadTooLarge: _Row(431, _INVALID, _close),
     errors.RateLimited: _Row(429, _RATE, _retry_after),
     errors.OverBudget: _Row(429, "insufficient_quota"),
     errors.ClientError: _Row(400, _INVALID),

@@ -10,6 +10,14 @@ from router.core.vocabulary import Locality, Reject
 from router.errors import BadRequest, ContextTooLong, NoRoute, OverBudget, RouterError, Saturated
 
 _WRONG_PLACE = frozenset({Reject.NOT_ALLOWED, Reject.RESIDENCY, Reject.UNCONFIGURED, Reject.PRICE_UNKNOWN})
+_IN_WORDS = {
+    Reject.UNHEALTHY: "it does not run, or has not started yet",
+    Reject.BREAKER_OPEN: "it has just failed and is left alone for some seconds",
+    Reject.RESIDENCY: "this request must stay at home",
+    Reject.PRICE_UNKNOWN: "it has no price",
+    Reject.METRICS_STALE: "how full it is cannot be told",
+}
+"""What a caller who knows no reason codes is told beside the code."""
 _FULL = frozenset(reason for reason in Reject if reason.name.startswith("SATURATED_"))
 
 
@@ -56,7 +64,7 @@ def _what_blocks(decision: Decision) -> str:
 def _why(alt: Alternative, candidate: Candidate) -> str:
     if candidate.unavailable is not None and candidate.unavailable_detail:
         return candidate.unavailable_detail
-    return ", ".join(reason.value for reason in alt.reasons)
+    return ", ".join(f"{r.value} ({_IN_WORDS[r]})" if r in _IN_WORDS else r.value for r in alt.reasons)
 
 
 def _too_long(possible: Sequence[Alternative], facts: RequestFacts, by_name: dict[str, Candidate]) -> ContextTooLong:

@@ -31,6 +31,8 @@ def saturated(*, local_only: bool) -> errors.Saturated:
         (errors.BodyTooSlow("m"), 408, "invalid_request_error", "request_timeout"),
         (errors.IdempotencyConflict("m"), 409, "invalid_request_error", "idempotency_conflict"),
         (errors.BodyTooLarge("m"), 413, "invalid_request_error", "body_too_large"),
+        (errors.HeadTooLarge("m"), 431, "invalid_request_error", "headers_too_large"),
+        (errors.HeadTooSlow("m"), 408, "invalid_request_error", "request_timeout"),
         (errors.RateLimited("m", retry_after_s=1), 429, "rate_limit_error", "rate_limit_exceeded"),
         (errors.OverBudget("m"), 429, "insufficient_quota", "insufficient_quota"),
         (saturated(local_only=False), 429, "rate_limit_error", "local_saturated"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from local_llm.datamodels import ProcessState
 from router.core.decision import PolicyConfig
 from router.core.policy import decide
 from router.core.refusal import why_nothing
@@ -28,3 +29,10 @@ def test_an_engine_that_tells_nothing_is_not_called_full() -> None:
     said = told(metrics_required=("running_requests",))
     assert "cannot be told (METRICS_STALE" in said
     assert "full and" not in said
+
+
+def test_who_knows_no_reason_codes_is_told_in_words_what_is_wrong() -> None:
+    stopped = snapshot(engines={LOCAL.name: engine(state=ProcessState.STARTING)})
+    said = why_nothing(decide(HOME, EASY, ALL, stopped, PolicyConfig()), HOME, ALL, retry_after_s=3.0).message
+    assert f"{LOCAL.name}: UNHEALTHY (it does not run, or has not started yet)" in said
+    assert "RESIDENCY (this request must stay at home)" in said

@@ -1,0 +1,123 @@
+"""uvicorn's HTTP/1.1, with the bounds on a request's head that it lacks, and its own refusals in our envelope.
+
+A body is bounded where it is read (`body.py`). Line and headers are read before any of our code runs, so they are
+bounded here: in size, since uvicorn keeps as much as comes, and in time, since it waits for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from router.api.error_responses import error_response
+from router.errors import BadRequest, HeadTooLarge, HeadTooSlow, RouterError
+
+MAX_HEAD_BYTES = 2 * 1024 * 1024
+HEAD_TIMEOUT_S = 30.0
+_LINGER_S = 1.0
+"""How long bytes of a refused request are still taken: closing on unread ones would destroy the refusal on its way."""
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """One connection. `new_id` names refusals that happen before a request is one.
+
+    Counted are whole reads, which may hold the beginning of a body too: the bound must be far above a read's size.
+    """
+
+    new_id: Callable[[], str]
+    max_head_bytes = MAX_HEAD_BYTES
+    head_timeout_s = HEAD_TIMEOUT_S
+
+    _asked = False
+    _in_head = True
+    _head_bytes = 0
+    _head_since_s: float | None = None
+    _refused = False
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A caller has come."""
+        super().connection_made(transport)
+        self._head_since_s = self.loop.time()
+        self._timer = self.loop.call_later(self.head_timeout_s, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """And gone."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a head, a body or both."""
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._refused:
+                return
+            if self._head_bytes > self.max_head_bytes:
+                self._refuse(HeadTooLarge(f"the request's headers exceed {self.max_head_bytes} bytes; send less"))
+                return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        self._asked = True
+        self._head_since_s = self.loop.time()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """A head has come to its end."""
+        self._in_head = False
+        self._head_bytes = 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """And its body too: what is idle from here on is uvicorn's to close."""
+        self._in_head = True
+        self._head_since_s = None
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
+        """What uvicorn answers to bytes that are no HTTP."""
+        self._refuse(BadRequest("the request is not valid HTTP/1.1"))
+
+    def _look(self) -> None:
+        """Now and then: is a head overdue?"""
+        since_s = self._head_since_s
+        overdue = self._in_head and since_s is not None and self.loop.time() - since_s >= self.head_timeout_s
+        if overdue and not self._asked:  # nobody has asked anything, so there is nothing to answer
+            self.transport.close()
+        elif overdue:
+            self._refuse(HeadTooSlow(f"the request's headers did not arrive within {self.head_timeout_s:g} s"))
+        else:
+            self._timer = self.loop.call_later(self.head_timeout_s, self._look)
+
+    def _refuse(self, error: RouterError) -> None:
+        transport = self.transport
+        if self._refused or transport.is_closing():
+            return
+        out = error_response(error)
+        headers = {
+            **dict(out.headers),
+            b"x-request-id": self.new_id().encode(),
+            b"content-length": b"%d" % len(out.body),
+            b"connection": b"close",
+        }
+        lines = b"".join(b"%b: %b\r\n" % header for header in headers.items())
+        transport.write(STATUS_LINE[out.status] + lines + b"\r\n" + out.body)
+        self._refused = self._in_head = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(_LINGER_S, transport.close)
+        if transport.can_write_eof():
+            transport.write_eof()
+
+
+def bounded_http(
+    new_id: Callable[[], str], *, max_head_bytes: int = MAX_HEAD_BYTES, head_timeout_s: float = HEAD_TIMEOUT_S
+) -> type[HttpToolsProtocol]:
+    """The protocol class for uvicorn's `http` option."""
+    bounds = {"new_id": staticmethod(new_id), "max_head_bytes": max_head_bytes, "head_timeout_s": head_timeout_s}
+    return type("BoundedHttp", (BoundedHttp,), bounds)

@@ -1,0 +1,114 @@
+"""Heads of requests that never end, in size or in time, and bytes that are no HTTP at all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+
+from router.api.bounded_http import bounded_http
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    """Says yes to whatever is asked, once its body is there."""
+    while (await receive()).get("more_body"):
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@asynccontextmanager
+async def serving(**bounds: Any) -> AsyncIterator[int]:
+    """A server with the protocol under test; its port."""
+    options: dict[str, Any] = {"lifespan": "off", "log_config": None, "port": 0, "ws": "none"}
+    server = uvicorn.Server(uvicorn.Config(app, http=bounded_http(lambda: "req_7", **bounds), **options))
+    running = asyncio.create_task(server._serve())
+    async with asyncio.timeout(60):
+        while not server.started:  # noqa: ASYNC110 - uvicorn tells it by a flag only
+            await asyncio.sleep(0.005)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        await running
+
+
+async def answers(port: int, *sent: bytes) -> list[bytes]:
+    """What comes back until the server closes, for bytes sent one after the other."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        for piece in sent:
+            writer.write(piece)
+            await writer.drain()
+        async with asyncio.timeout(60):
+            raw = await reader.read()
+    finally:
+        writer.close()
+    return [b"HTTP/1.1 " + part for part in raw.split(b"HTTP/1.1 ")[1:]]
+
+
+def envelope(answer: bytes) -> tuple[int, dict[str, str], dict[str, Any]]:
+    """Status, headers and error of an answer."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    return int(first.split()[1]), dict(line.split(": ", 1) for line in lines), json.loads(body)["error"]
+
+
+GET = b"GET / HTTP/1.1\r\nhost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [GET, *[b"x-a: " + b"a" * 5_000 + b"\r\n"] * 3],
+        [GET + b"x-a: ", *[b"a" * 5_000] * 3],
+        [b"GET /", *[b"a" * 5_000] * 3],
+        [b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}", GET + b"x-a: ", *[b"a" * 5_000] * 3],
+    ],
+)
+async def test_a_head_that_grows_and_grows_is_refused_by_its_size(sent: list[bytes]) -> None:
+    async with serving(max_head_bytes=10_000) as port:
+        *before, last = await answers(port, *sent)
+        status, headers, error = envelope(last)
+    assert all(answer.startswith(b"HTTP/1.1 200") for answer in before)
+    assert (status, headers["connection"], headers["x-request-id"]) == (431, "close", "req_7")
+    assert (error["code"], error["type"]) == ("headers_too_large", "invalid_request_error")
+    assert "10000 bytes" in error["message"]
+
+
+async def test_bodies_and_many_requests_on_one_connection_are_not_heads() -> None:
+    post = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 900000\r\n\r\n" + b"b" * 900_000
+    async with serving(max_head_bytes=600_000) as port:
+        end = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        told = await answers(port, *[post, GET + b"\r\n"] * 5, end)
+    assert [answer.partition(b"\r\n")[0] for answer in told] == [b"HTTP/1.1 200 OK"] * 11
+
+
+@pytest.mark.parametrize("sent", [[GET], [b"GET / HT"], [GET + b"\r\n", GET]])
+async def test_a_head_that_never_ends_is_given_up(sent: list[bytes]) -> None:
+    async with serving(head_timeout_s=0.2) as port:
+        *before, last = await answers(port, *sent)
+    assert len(before) == (len(sent) > 1)
+    status, _, error = envelope(last)
+    assert (status, error["code"]) == (408, "request_timeout")
+
+
+async def test_a_connection_on_which_nothing_is_ever_asked_is_closed_without_a_word() -> None:
+    async with serving(head_timeout_s=0.2) as port:
+        assert await answers(port) == []
+
+
+@pytest.mark.parametrize(
+    "sent", [b"\x16\x03\x01\x02\x00\x01", b"GET\r\n\r\n", b"POST / HTTP/1.1\r\ncontent-length: -5\r\n\r\n"]
+)
+async def test_what_is_no_http_is_told_so_in_the_usual_envelope(sent: bytes) -> None:
+    async with serving() as port:
+        (told,) = await answers(port, sent)
+    status, headers, error = envelope(told)
+    assert (status, headers["x-request-id"], headers["connection"]) == (400, "req_7", "close")
+    assert error["type"] == "invalid_request_error"
