@@ -143,6 +143,7 @@ async def _run(gateway: Gateway, sockets: list[socket.socket], *, host: str, por
             create_app(gateway.face()),
             loop="uvloop",
             http=bounded_http(gateway.deps.new_id),
+            ws="none",
             lifespan="off",
             access_log=False,
             log_config=None,

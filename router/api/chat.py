@@ -6,7 +6,7 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 
 from starlette.types import Receive, Scope, Send
@@ -15,6 +15,7 @@ from router.api.answer_headers import Headers, answer_headers
 from router.api.auth import Authenticator, Caller
 from router.api.body import ClientDisconnected, read_body
 from router.api.error_responses import error_response, stream_error_event
+from router.api.hangups import Hangup, Hangups
 from router.api.idempotency import IdempotencyStore, Recording, Replay
 from router.api.schemas import decode_chat
 from router.api.sse import send_stream
@@ -24,7 +25,6 @@ from router.flow import PlainAnswer, handle_chat
 from router.ports import Deps
 
 CHAT_PATHS = frozenset({"/v1/chat/completions", "/chat/completions"})
-_WATCH_AFTER_S = 0.02
 _REPLAYED = (b"x-router-idempotent-replay", b"true")
 _log = logging.getLogger("router.api")
 
@@ -39,10 +39,11 @@ class ChatEndpoint:
     max_body_bytes: int
     body_timeout_s: float
     draining: Callable[[], bool] = lambda: False
+    hangups: Hangups = field(default_factory=Hangups)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every failure leaves as an OpenAI error envelope with a request id."""
-        hangup = _Hangup(receive)
+        hangup = Hangup(receive, self.hangups)
         try:
             await self._answer(scope, receive, send, hangup)
         except ClientDisconnected:
@@ -63,7 +64,7 @@ class ChatEndpoint:
         finally:
             hangup.stop()
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, hangup: _Hangup) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, hangup: Hangup) -> None:
         if scope["method"] != "POST":
             raise MethodNotAllowed(f"{scope['method']} is not possible here; use POST.")
         headers = lower_headers(scope)
@@ -83,7 +84,7 @@ class ChatEndpoint:
             await self._fresh(chat, caller, send, claim, hangup)
 
     async def _fresh(
-        self, chat: ChatRequest, caller: Caller, send: Send, recording: Recording | None, hangup: _Hangup
+        self, chat: ChatRequest, caller: Caller, send: Send, recording: Recording | None, hangup: Hangup
     ) -> None:
         answer = await handle_chat(chat, caller.tenant, self.deps)
         hangup.response_started = True
@@ -101,46 +102,6 @@ class ChatEndpoint:
             await answer.close()
         if recording is not None and keep:
             recording.keep(200, headers, b"".join(keep))
-
-
-class _Hangup:
-    """Watches for a caller who hangs up, and then cancels the work being done for them.
-
-    It begins to watch only after a moment: an answer that is there by then needs no watcher, and its task would cost
-    more than all else that is done for the request's HTTP.
-    """
-
-    __slots__ = ("_receive", "_timer", "_watcher", "_worker", "hung_up", "response_started")
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._timer: asyncio.TimerHandle | None = None
-        self._watcher: asyncio.Task[None] | None = None
-        self._worker: asyncio.Task[None] | None = None
-        self.hung_up = False
-        self.response_started = False
-
-    def watch(self) -> None:
-        """Start, once the body has been read."""
-        self._worker = asyncio.current_task()
-        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._begin)
-
-    def _begin(self) -> None:
-        self._watcher = asyncio.get_running_loop().create_task(self._wait())
-
-    async def _wait(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self.hung_up = True
-        if self._worker is not None:
-            self._worker.cancel()
-
-    def stop(self) -> None:
-        """The work is done: a disconnect means nothing now."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._watcher is not None:
-            self._watcher.cancel()
 
 
 def lower_headers(scope: Scope) -> dict[str, str]:

@@ -9,7 +9,7 @@ from local_llm.derating import SEVERE_RATIO, slowdown_ratio
 from router.core.decision import Candidate, PolicyConfig
 from router.core.health import is_open
 from router.core.request import RequestFacts
-from router.core.snapshot import BudgetState, Snapshot
+from router.core.snapshot import Snapshot
 from router.core.vocabulary import Locality, Reject, Tier
 
 
@@ -124,10 +124,9 @@ def _money_problems(
     caps = [cap for cap in (facts.max_nanousd, cfg.max_nanousd_per_request) if cap is not None]
     if caps and reserve_nanousd > min(caps):
         against.append(Reject.OVER_REQUEST_CAP)
-    if any(_exhausted(budget, reserve_nanousd) for budget in snapshot.budgets):
-        against.append(Reject.BUDGET_EXHAUSTED)
+    for budget in snapshot.budgets:
+        left = budget.left_nanousd
+        if left <= 0 or reserve_nanousd > left:
+            against.append(Reject.BUDGET_EXHAUSTED)
+            break
     return against
-
-
-def _exhausted(budget: BudgetState, reserve_nanousd: int) -> bool:
-    return budget.left_nanousd <= 0 or reserve_nanousd > budget.left_nanousd
