@@ -29,7 +29,10 @@ NOTHING = DriftReport(None, None, None, ())
 
 @dataclass(frozen=True, slots=True)
 class PremiumShare:
-    """Share of the free choices that went to premium, lately and usually; `None` where there is too little to say."""
+    """Share of the free choices that went to premium, lately and usually; `None` where there is too little to say.
+
+    Until enough choices were seen, what is usual is the share of the model's calibration sample.
+    """
 
     recent_ratio: float | None
     usual_ratio: float | None
@@ -45,6 +48,7 @@ class ScoreWatch:
     def __init__(self, quantiles: Sequence[float] = (), *, max_premium_rise_ratio: float = 1.0) -> None:
         self._max_rise = max_premium_rise_ratio
         self._basis = ""
+        self._expected: float | None = None
         self._quantiles = tuple(quantiles)
         self._scores: deque[tuple[float, float]] = deque(maxlen=WINDOW)
         self._premium: deque[bool] = deque(maxlen=RECENT)
@@ -59,8 +63,13 @@ class ScoreWatch:
         self._scores.clear()
         self.labelled = ()
 
-    def rebase(self, basis: str) -> None:
-        """Requests are judged on another `basis` (model and dials) from now on: what is usual has to be seen anew."""
+    def rebase(self, basis: str, expected_ratio: float | None = None) -> None:
+        """Requests are judged on another `basis` (model and dials) from now on: what is usual has to be seen anew.
+
+        `expected_ratio` is the share of premium on the model's calibration sample; it stands for the usual one until
+        that is known.
+        """
+        self._expected = expected_ratio
         if basis != self._basis:
             self._basis = basis
             self._premium.clear()
@@ -99,18 +108,23 @@ class ScoreWatch:
         """The share now; O(1)."""
         seen = len(self._premium)
         recent = self._recent_premium / seen if seen >= MIN_SCORES else None
-        usual = self._usual_premium / self._usual_count if self._usual_count >= MIN_SCORES else None
+        usual = self._usual()
         jumped = usual is not None and premium_jump(usual_share=usual, recent_premium=self._recent_premium, recent=seen)
         return PremiumShare(recent, usual, jumped)
 
-    def premium_capped(self) -> bool:
-        """Whether the recent share has risen above the usual one by as much as it may; O(1).
+    def _usual(self) -> float | None:
+        return self._usual_premium / self._usual_count if self._usual_count >= MIN_SCORES else self._expected
 
-        Whatever is written into prompts then, one free choice more in `RECENT` at most goes to premium.
+    def premium_capped(self) -> bool:
+        """Whether premium has had as many of the last `RECENT` free choices as usual share and rise allow; O(1).
+
+        Whatever is written into prompts then, one free choice more in `RECENT` at most goes to premium. From the first
+        choice on: those that were not made yet count as not premium, so that a few hard prompts are never in its way.
         """
-        if self._max_rise >= 1.0 or self._usual_count < MIN_SCORES or len(self._premium) < MIN_SCORES:
+        if self._max_rise >= 1.0:
             return False
-        return self._recent_premium / len(self._premium) >= self._usual_premium / self._usual_count + self._max_rise
+        usual = self._usual()
+        return usual is not None and self._recent_premium >= (usual + self._max_rise) * RECENT
 
     def drift(self) -> DriftReport:
         """The scores of the model in force against its training; a millisecond, so not on the path of a request."""

@@ -28,7 +28,7 @@ from classifier.datamodels import ModelManifest, RequestFeatures, Score
 from classifier.heuristic import HeuristicScorer
 from classifier.registry import ModelMissing, ModelRefused, ModelTampered, Pointer, Registry
 from router.core.decision import Candidate, PolicyConfig
-from router.core.quality_dials import marginal_prices, set_dials
+from router.core.quality_dials import marginal_prices, premium_share, set_dials
 from router.core.snapshot import AssetRate, PriceRow
 from router.core.vocabulary import Flag
 from router.errors import RouterError
@@ -77,13 +77,17 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """What scores now, with the dials of the model in force by preset. `problem` says why it is only the heuristic."""
+    """What scores now, with the dials of the model in force by preset. `problem` says why it is only the heuristic.
+
+    `usual_premium_ratio` is the share of its calibration sample that goes to premium at today's prices.
+    """
 
     model: LoadedModel
     canary: LoadedModel | None = None
     canary_share: float = 0.0
     dials: Mapping[str, QualityDial] = field(default_factory=dict)
     problem: str | None = None
+    usual_premium_ratio: float | None = None
 
 
 class PriorForTheRest:
@@ -318,7 +322,8 @@ class ModelKeeper:
         canary = None
         if found.canary is not None:
             canary = replace(scoring_of(found.canary)[0], scored_by=ScoredBy.CANARY, flags=(Flag.CANARY_MODEL,))
-        return replace(found, dials=dials), current, canary
+        usual = premium_share(found.model.sample, prices, current.policies[""].nu_usd)
+        return replace(found, dials=dials, usual_premium_ratio=usual), current, canary
 
     def _put(self, priced: tuple[InForce, ScoringPolicy, ScoringPolicy | None]) -> None:
         before = self.in_force.model
@@ -326,7 +331,8 @@ class ModelKeeper:
         if self.in_force.model is not before:
             self._watch.restart(self.in_force.model.quantiles)
         nu_usd = current.policies[""].nu_usd
-        self._watch.rebase(f"{current.scorer.version} {current.policies[''].quality_target_ratio} {nu_usd or 0.0:.9g}")
+        basis = f"{current.scorer.version} {current.policies[''].quality_target_ratio} {nu_usd or 0.0:.9g}"
+        self._watch.rebase(basis, self.in_force.usual_premium_ratio)
         self._judged.swap(current, canary, self.in_force.canary_share)
         for dial in {dial.target_ratio: dial for dial in self.in_force.dials.values()}.values():
             if not dial.certified:

@@ -109,3 +109,24 @@ def set_dials(
         preset: replace(cfg, nu_usd=dials[preset].nu_usd if preset in dials else 0.0)
         for preset, cfg in policies.items()
     }, dials
+
+
+def premium_share(
+    sample: CalibrationSample | None, prices: Mapping[str, TokenPrices], nu_usd: float | None
+) -> float | None:
+    """Share of the sample's requests that `nu_usd` sends to the premium tier, 0..1; `None` where that is not known."""
+    if sample is None or not sample.rows or not nu_usd:
+        return None
+    known = [(i, name) for i, name in enumerate(sample.tiers) if name in prices]
+    premium = {i for i, name in known if name.partition("/")[0] == Tier.PREMIUM.value}
+    if not premium:
+        return None
+    hits = 0
+    for row in sample.rows:
+        best, least = -1, 0.0
+        for i, name in known:
+            value = prices[name].usd(row.input_tokens, row.output_tokens[i]) - nu_usd * row.p[i]
+            if best < 0 or value < least:
+                best, least = i, value
+        hits += best in premium
+    return hits / len(sample.rows)

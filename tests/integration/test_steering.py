@@ -90,6 +90,20 @@ async def test_whatever_prompts_say_premiums_share_rises_no_further_than_its_bou
     assert bound - 0.05 < premium_share(gateway, flood, noted=True) < bound + 0.05
 
 
+async def test_a_flood_from_the_first_request_on_is_bounded_too_and_raises_the_alert(gateway: Gateway) -> None:
+    expected = gateway.keeper.in_force.usual_premium_ratio
+    assert expected is not None and 0.0 < expected < 0.6
+    judged = gateway.state.judged
+    always = replace(judged.current.policies[""], nu_usd=1e6)
+    judged.swap(replace(judged.current, policies={**judged.current.policies, "": always}))
+    bound = expected + gateway.settings.policy.max_premium_rise_ratio
+    shares = [premium_share(gateway, [GADGETS[0] + text for text in EASY] * (RECENT // len(EASY)), noted=True)]
+    assert shares[0] <= bound + 0.01
+    assert premium_share(gateway, EASY[:1]) == 0.0, "capped"
+    gateway.keeper.alarms.look_at_share()
+    assert b'router_warnings_total{event="premium_share_jumped"} 1.0' in gateway.telemetry.render()
+
+
 @pytest.mark.parametrize("gateway", [{"max_premium_rise_ratio": 1.0}], indirect=True)
 async def test_without_a_bound_a_flood_raises_the_alert(gateway: Gateway) -> None:
     premium_share(gateway, EASY * (3 * RECENT // len(EASY)), noted=True)

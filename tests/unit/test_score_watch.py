@@ -110,6 +110,25 @@ def test_what_callers_ask_for_themselves_is_not_held_against_the_router() -> Non
     assert watch.premium_share().recent_ratio == pytest.approx(0.1)
 
 
+def test_from_the_first_choice_on_premium_has_no_more_than_training_leads_to_expect_and_the_rise() -> None:
+    watch, heard = ScoreWatch(max_premium_rise_ratio=0.2), []
+    watch.rebase("v1", 0.1)
+    given = 0
+    for _ in range(2 * RECENT):
+        tier = Tier.CHEAP if watch.premium_capped() else Tier.PREMIUM
+        given += tier is Tier.PREMIUM
+        watch.note(decision(tier), ScoredBy.CURRENT)
+        assert given > 50 or tier is Tier.PREMIUM, "a few hard prompts are nobody's flood"
+        if watch.usual()["count"] == 0.0:
+            assert given <= 0.3 * RECENT + 1
+    assert given <= 2 * (0.5 * RECENT)
+    Alarms(watch, lambda event, **_: heard.append(event)).look_at_share()
+    assert watch.premium_share().usual_ratio is not None
+    unknown = ScoreWatch(max_premium_rise_ratio=0.2)
+    premium(unknown, 1.0, RECENT)
+    assert not unknown.premium_capped(), "without a sample what is usual has to be seen first"
+
+
 def test_few_decisions_say_nothing() -> None:
     watch, alarms, heard = alarmed()
     premium(watch, 1.0, 50)
