@@ -41,7 +41,8 @@ CHAT = (
     "hi there", "Name three colours.", "What is the capital of France?", "Translate 'good morning' into Spanish.",
     "Tell me a joke.", "Thanks!", "What's the weather like in spring?", "Write a haiku about rain.",
     "How do I boil an egg?", "Give me a synonym for happy.", "What time zone is Berlin in?",
-    "Summarize: cats sleep a lot.", "Is a tomato a fruit?", "Suggest a name for a dog.", "What does RSVP mean?", "Convert 5 km to miles.",
+    "Summarize: cats sleep a lot.", "Is a tomato a fruit?", "Suggest a name for a dog.", "What does RSVP mean?",
+    "Convert 5 km to miles.",
     "Who wrote Hamlet?", "List two vegetables.", "Say hello in Japanese.", "When is Easter?",
 )  # fmt: skip
 REPEATS = 8
