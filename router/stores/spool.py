@@ -68,9 +68,14 @@ class Spool:
                     view = view[os.write(descriptor, view) :]
             except OSError:
                 # What was refused must not come back: cut it off, and begin a new file in any case.
+                empty = None if self._active_bytes else self._active
                 with contextlib.suppress(OSError):
                     os.ftruncate(descriptor, self._active_bytes)
                 self._close()
+                if empty is not None:  # a full disk is tried again and again, and is not to fill up with files too
+                    self._written.pop(empty, None)
+                    with contextlib.suppress(OSError):
+                        empty.unlink()
                 raise
             self._told_worlds = told
             self._active_bytes += len(data)
