@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from classifier.features import FEATURE_VERSION
 from classifier.pipeline import TierModel
-from classifier.serving import LEAVES_PER_TREE, ServingModel, to_bytes
+from classifier.serving import LANE_BITS, LEAF_BITS, LEAVES_PER_TREE, MOST_WORDS, ServingModel, to_bytes
 from classifier.views import DENSE_CLIP, GATE_FLOOR, GATE_SCALE, SHARED_SCALE
 
 
@@ -30,7 +31,7 @@ def compile_model(model: TierModel, *, version: str, source_models: Sequence[Map
     on_words, on_numbers, on_gate = np.split(coefs, [word_count, coefs.shape[1] - source_count], axis=1)
     blocks = on_numbers.reshape(tier_count, 1 + source_count, number_count)
     gate_coef, gate_intercept = _gate(base.gate_, source_count, number_count + source_count)
-    baseline, leaves, splits = _trees(base.trees_)
+    trees, splits = _trees(base.trees_, base.leaf_steps_)
     serving = ServingModel(
         version=version,
         feature_version=FEATURE_VERSION,
@@ -47,10 +48,13 @@ def compile_model(model: TierModel, *, version: str, source_models: Sequence[Map
         linear_by_source=_plain(np.swapaxes(blocks[:, 1:], 0, 1) * GATE_SCALE),
         linear_source_offset=_plain(on_gate.T),
         linear_intercept=_plain(intercepts),
+        weight_step=tuple(base.weight_steps_),
         experts=_plain(base.expert_coef_),
         expert_intercept=_plain(base.expert_intercept_),
-        tree_baseline=baseline,
-        tree_leaves=leaves,
+        tree_baseline=tuple(head.baseline for head in trees),
+        tree_step=tuple(base.leaf_steps_),
+        tree_count=tuple(head.count for head in trees),
+        tree_planes=tuple(head.planes for head in trees),
         tree_splits=splits,
         low=_plain(model.low_),
         high=_plain(model.high_),
@@ -68,8 +72,10 @@ def compile_model(model: TierModel, *, version: str, source_models: Sequence[Map
     )
     weights = on_words * idf[None]
     rows = {
-        word: (idf[i] ** 2, idf[i], *weights[:, i], *base.source_words_.excess_[:, i]) for word, i in vocabulary.items()
+        word: (1.0, idf[i] ** 2, idf[i], *weights[:, i], *base.source_words_.excess_[:, i])
+        for word, i in vocabulary.items()
     }
+    _check_lanes(list(rows.values()), serving.lane_steps)
     return to_bytes(serving, {word: tuple(map(float, row)) for word, row in rows.items()})
 
 
@@ -92,28 +98,56 @@ def _gate(gate: Any, source_count: int, column_count: int) -> tuple[Any, Any]:
     return coef, intercept
 
 
-def _trees(heads: Sequence[Any]) -> tuple[Any, Any, Any]:
-    """Baselines, leaf values and splits; trees are numbered over all tiers."""
-    baseline: list[float] = []
-    leaves: list[tuple[tuple[float, ...], ...]] = []
+def _check_lanes(rows: Sequence[Any], steps: Sequence[float]) -> None:
+    """Raise `ValueError` where a text's words could add up to more than a lane holds, even the worst of all texts."""
+    lanes = np.sort(np.asarray(rows, dtype=np.float64), axis=0) / np.asarray(steps)
+    worst = max(lanes[-MOST_WORDS:].clip(0.0).sum(axis=0).max(), -lanes[:MOST_WORDS].clip(None, 0.0).sum(axis=0).min())
+    if worst >= 1 << (LANE_BITS - 1):
+        raise ValueError("weights of words are too large for the serving form")
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The trees of one tier: what the lowest leaves give, how many trees, and the leaves' bits above that."""
+
+    baseline: float
+    count: int
+    planes: tuple[int, ...]
+
+
+def _trees(heads: Sequence[Any], steps: Sequence[float]) -> tuple[list[_Head], tuple[tuple[float, ...], ...]]:
+    """Each tier's trees, and the splits of all; trees are numbered over all tiers."""
+    found: list[_Head] = []
     splits: list[tuple[float, ...]] = []
     number = 0
-    for head in heads:
+    for head, step in zip(heads, steps, strict=True):
         if isinstance(head, float):
-            baseline.append(head)
-            leaves.append(())
+            found.append(_Head(head, 0, ()))
             continue
-        baseline.append(float(head._baseline_prediction.ravel()[0]))
-        values = []
+        leaves = []
         for (predictor,) in head._predictors:
             own: list[float] = []
             _walk(predictor.nodes, 0, number, own, splits)
             if len(own) > LEAVES_PER_TREE:
                 raise ValueError(f"a tree has {len(own)} leaves; the serving form holds {LEAVES_PER_TREE}")
-            values.append(tuple(own))
+            leaves.append([round(value / step) for value in own])
             number += 1
-        leaves.append(tuple(values))
-    return tuple(baseline), tuple(leaves), tuple(splits)
+        lowest = min(map(min, leaves))
+        baseline = float(head._baseline_prediction.ravel()[0]) + len(leaves) * lowest * step
+        found.append(_Head(baseline, len(leaves), _planes(leaves, lowest)))
+    return found, tuple(splits)
+
+
+def _planes(leaves: Sequence[Sequence[int]], lowest: int) -> tuple[int, ...]:
+    """For each bit of what leaves add to `lowest` a bit vector, a byte per tree: which leaves have it."""
+    planes = [0] * LEAF_BITS
+    for tree, values in enumerate(leaves):
+        for leaf, value in enumerate(values):
+            for bit in range(LEAF_BITS):
+                planes[bit] |= ((value - lowest) >> bit & 1) << (LEAVES_PER_TREE * tree + leaf)
+            if (value - lowest) >> LEAF_BITS:
+                raise ValueError("leaves differ by more than the serving form holds")
+    return tuple(planes)
 
 
 def _walk(nodes: Any, at: int, tree: int, leaves: list[float], splits: list[tuple[float, ...]]) -> int:

@@ -1,6 +1,6 @@
 """What the scorer sees of a request: a bounded text and a few counts. Pure, and never raises on any text.
 
-The cost does not grow with the prompt: what is scored is at most the first and the last 2,000 characters of the last
+The cost does not grow with the prompt: what is scored is at most the first and the last 1,000 characters of the last
 user message, and every count is taken on that.
 """
 
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from classifier.datamodels import RequestFeatures
 
-FEATURE_VERSION = 2
-EDGE_CHARS = 2_000
+FEATURE_VERSION = 3
+EDGE_CHARS = 1_000
 MAX_TEXTS_COUNTED = 1_000
 _JOINT = "\n"
 _OTHER_QUESTION_MARKS = ("\uff1f", "\u061f")

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
+from classifier.serving import EXCESS_STEP
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -46,7 +48,8 @@ class SourceWords(BaseEstimator):  # type: ignore[misc]
             count = np.asarray(present[np.flatnonzero(sources == s)].sum(axis=0)).ravel()
             total = count.sum() + SMOOTHING_WORDS
             for table, seen in ((self.excess_, count), (self.excess_without_one_, np.maximum(count - 1.0, 0.0))):
-                table[s] = np.log((seen + SMOOTHING_WORDS * share) / total) - np.log(share)
+                ratio = np.log((seen + SMOOTHING_WORDS * share) / total) - np.log(share)
+                table[s] = np.round(ratio / EXCESS_STEP) * EXCESS_STEP  # as the serving form has them
             self.unknown_excess_[s] = np.log(SMOOTHING_WORDS / total)
         return self
 

@@ -74,29 +74,31 @@ class Scaling:
 
 
 class Sums:
-    """For each lane the sum over counts of `terms(place among all numbers, scaled number)`, and over values of weight
-    times scaled value. `columns` has the lanes' weights by place; lanes beyond theirs get nothing from values.
+    """Sums, one per lane: `constants`, over counts `terms(place among all numbers, scaled number)`, and over any other
+    factors the factor times its weights (`columns`, a row of weights by factor). Lanes beyond a row's get nothing.
 
     Raises `OutOfRange`.
     """
 
-    def __init__(self, scaling: Scaling, terms: Terms, columns: Sequence[Sequence[float]]) -> None:
-        _check_range(scaling.limits, terms, len(columns))
+    def __init__(
+        self, scaling: Scaling, terms: Terms, columns: Sequence[Sequence[float]], constants: Sequence[float]
+    ) -> None:
+        _check_range(scaling.limits, terms, columns, constants)
         at_zero = [terms(d, scaling.count(at, 0)) for at, d in enumerate(COUNT_PLACES)]
-        self._lane_count = len(at_zero[0])
-        self._bytes = _LANE_BYTES * self._lane_count
-        self._unpack = Struct("<" + f"{_UNREAD_BYTES}xQ" * self._lane_count).unpack
-        self._base = sum(map(_pack, at_zero)) + _pack([_BIAS / _ONE] * self._lane_count)
-        # A prompt lacks most of what is counted: what 0 adds is in the base, and skipped here.
+        lane_count = len(constants)
+        self._bytes = _LANE_BYTES * lane_count
+        self._unpack = Struct("<" + f"{_UNREAD_BYTES}xQ" * lane_count).unpack
+        # A prompt lacks most of what is counted: what 0 adds is in the base, and skipped later.
+        self._base = sum(map(_pack, at_zero)) + _pack(constants) + _pack([_BIAS / _ONE] * lane_count)
         self._rows = [self._rows_of(scaling, terms, at, zero) for at, zero in enumerate(at_zero)]
-        self._columns = [_pack(columns[d], FACTOR_ONE) for d in VALUE_PLACES]
+        self._columns = [_pack(column, FACTOR_ONE) for column in columns]
 
     def _rows_of(self, scaling: Scaling, terms: Terms, at: int, zero: Sequence[float]) -> RowsByCount:
         base, place = _pack(zero), COUNT_PLACES[at]
         return RowsByCount(lambda count: _pack(terms(place, scaling.count(at, count))) - base)
 
     def of(self, counts: Sequence[int], factors: Iterable[int]) -> list[float]:
-        """One sum per lane; `factors` are the scaled values in units of 1 / `FACTOR_ONE`."""
+        """One sum per lane; `factors` are scaled numbers in units of 1 / `FACTOR_ONE`."""
         total = sum(filter(None, map(getitem, self._rows, counts)), self._base)
         total = sum(map(mul, factors, self._columns), total)
         return [(lane - _READ_BIAS) * _READ_UNIT for lane in self._unpack(total.to_bytes(self._bytes, "little"))]
@@ -106,10 +108,13 @@ def _pack(lanes: Sequence[float], one: int = _ONE) -> int:
     return sum(round(value * one) << (8 * _LANE_BYTES * i) for i, value in enumerate(lanes))
 
 
-def _check_range(limits: Sequence[float], terms: Terms, numbers: int) -> None:
+def _check_range(
+    limits: Sequence[float], terms: Terms, columns: Sequence[Sequence[float]], constants: Sequence[float]
+) -> None:
     """Even with every number at the limit where it adds most, a sum must fit its lane."""
-    at_limits = [[terms(d, z) for z in limits] for d in range(numbers)]
-    for lane in range(len(at_limits[0][0])):
-        most = sum(max(abs(row[lane]) for row in rows) for rows in at_limits)
+    at_limits = [[terms(d, z) for z in limits] for d in COUNT_PLACES]
+    for lane, constant in enumerate(constants):
+        counted_ = sum(max(abs(row[lane]) for row in rows) for rows in at_limits)
+        most = abs(constant) + counted_ + sum(abs(c[lane]) for c in columns if lane < len(c)) * max(limits)
         if not most < _MOST:  # NaN too
             raise OutOfRange(f"weights add up to {most:.3g}; below {_MOST:.3g} they can be served")

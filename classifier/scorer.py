@@ -8,6 +8,7 @@ experts only of sources that are likely. What would be drawn to the prior wholly
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import repeat
 from math import exp, log1p, sqrt
 from operator import mul, sub
@@ -17,13 +18,14 @@ from typing import NamedTuple
 from classifier.datamodels import RequestFeatures, Score
 from classifier.heuristic import P_ADEQUATE, prompt_class
 from classifier.packed import FACTOR_ONE, Scaling, Sums
-from classifier.serving import FIXED_LANES, LANE_BIAS, LANE_BITS, LANE_ONE, ServingModel, from_bytes
+from classifier.serving import FIXED_LANES, LANE_BIAS, LANE_BITS, ServingModel, from_bytes
 from classifier.textstats import DENSE_COUNT, DENSE_NAMES, VALUE_PLACES, measured, words
 from classifier.trees import TreeBank
 
 PRIOR_LENGTH_TILT = 0.02
 _LOG_CHARS = DENSE_NAMES.index("log_chars")
-Shares = Sequence[tuple[int, float]]
+_FACTOR = float(FACTOR_ONE)
+_IMPOSSIBLE = -1e4  # log-odds of a source never seen: its share is 0, and sums still fit their lanes
 
 
 def _dot(a: Sequence[float], b: Sequence[float]) -> float:
@@ -62,16 +64,22 @@ class TrainedScorer:
     def __init__(
         self, model: ServingModel, table: Mapping[bytes, int], models: Mapping[str, str] | None = None
     ) -> None:
-        self.model = model
+        self.model = replace(model, tree_splits=())  # what the trees below have taken in is not kept twice
         self.version = model.version
         self._table = table
         self._row_of = table.get
         self._allowed = allowed_sources(model, models or {})
-        self._lane_bytes = LANE_BITS // 8 * (model.lane_count + 1)
-        self._lanes = Struct(f"<{model.lane_count + 1}Q")
-        self._bias = sum(LANE_BIAS << (LANE_BITS * i) for i in range(model.lane_count))
-        self._excess_from = model.lane_count - len(model.sources)
-        self._gate_on_words = [weights[DENSE_COUNT:] for weights in model.gate]
+        self._lane_steps = model.lane_steps
+        lane_count = len(self._lane_steps)
+        self._lane_bytes = LANE_BITS // 8 * lane_count
+        self._lanes = Struct(f"<{lane_count}I")
+        self._bias = sum(LANE_BIAS << (LANE_BITS * i) for i in range(lane_count))
+        self._excess_from = lane_count - len(model.sources)
+        self._words_usual = [(m, 1.0 / s) for m, s in zip(model.words_mean, model.words_scale, strict=True)]
+        self._novelty_limits = [
+            [(start, 1.0 / span) for start, span in zip(*of_source, strict=True)]
+            for of_source in zip(model.novelty_from, model.novelty_span, strict=True)
+        ]
         self._trees = TreeBank(model)
         self._scaling = Scaling(model)
         self._whence = _whence(model, self._scaling)
@@ -120,10 +128,11 @@ class TrainedScorer:
         distinct = set(tokens)
         counts, values = measured(features, len(tokens), distinct)
         scaled = self._scaling.values(values)
-        factors = [int(z * FACTOR_ONE) for z in scaled]
-        lanes, known = self._word_lanes(distinct)
-        whence = self._whence.of(counts, factors)
-        gate = self._gate(whence, lanes, known)
+        factors = [int(z * _FACTOR) for z in scaled]
+        lanes = self._word_lanes(distinct)
+        known = int(lanes[0])
+        whence = self._whence.of(counts, [*factors, *self._word_factors(lanes, known)])
+        gate = _shares(whence[: len(self._words_usual)])
         believed = gate if self._allowed is None else _limited(gate, self._allowed)
         nearest = believed.index(max(believed))
         centre, inverse = self._value_centres[nearest]
@@ -132,45 +141,35 @@ class TrainedScorer:
         novelty = self._novelty(len(distinct), known, lanes, square, nearest)
         return _Seen(counts, values, factors, lanes, gate, novelty)
 
-    def _word_lanes(self, distinct: Iterable[bytes]) -> tuple[list[float], int]:
-        """Sums over those words that are known, and how many they are (what the last lane of a row counts)."""
+    def _word_lanes(self, distinct: Iterable[bytes]) -> list[float]:
+        """Sums over those words that are known: how many they are, idf squared, idf; then by tier, then by source."""
         total = sum(map(self._row_of, distinct, repeat(0)), self._bias)
-        *lanes, known = self._lanes.unpack(total.to_bytes(self._lane_bytes, "little"))
-        return [(lane - LANE_BIAS) / LANE_ONE for lane in lanes], known
+        lanes = self._lanes.unpack(total.to_bytes(self._lane_bytes, "little"))
+        return [(lane - LANE_BIAS) * step for lane, step in zip(lanes, self._lane_steps, strict=True)]
 
-    def _gate(self, by_numbers: Sequence[float], lanes: Sequence[float], known: int) -> list[float]:
-        """P(source | words, numbers); `by_numbers` begins with what the numbers say of each source."""
-        model = self.model
-        if not model.gate:
-            return [1.0]
-        high, root = model.clip, sqrt(known) if known else 1.0
+    def _word_factors(self, lanes: Sequence[float], known: int) -> list[int]:
+        """What the words say of each source as in naive Bayes, standardised and clipped."""
+        high, per_root = self.model.clip, 1.0 / sqrt(known or 1)
         low = -high
-        by_words = [
-            min(max((lane / root - mean) / scale, low), high)
-            for lane, mean, scale in zip(lanes[self._excess_from :], model.words_mean, model.words_scale, strict=True)
+        standard = [
+            (lane * per_root - mean) * inverse
+            for lane, (mean, inverse) in zip(lanes[self._excess_from :], self._words_usual, strict=True)
         ]
-        logits = [
-            z + sum(map(mul, by_words, weights), intercept)
-            for z, weights, intercept in zip(by_numbers, self._gate_on_words, model.gate_intercept, strict=False)
-        ]
-        top = max(logits)
-        odds = [exp(z - top) for z in logits]
-        total = sum(odds)
-        return [o / total for o in odds]
+        return [int((low if z < low else (high if z > high else z)) * _FACTOR) for z in standard]  # noqa: FURB136
 
     def _novelty(self, distinct: int, known: int, lanes: Sequence[float], square: float, s: int) -> float:
         """`square`: of the distance from source `s` in standard deviations of its numbers, summed over them."""
-        model = self.model
-        count = distinct or 1
         unknown = distinct - known if distinct else 1
-        measured_ = (
-            unknown / count,
-            (lanes[1] + model.rare_idf * (distinct - known)) / count,
-            -(lanes[self._excess_from + s] + model.unknown_excess[s] * unknown) / count,
-            sqrt(square / DENSE_COUNT),
+        per_word = 1.0 / (distinct or 1)
+        model, (a, b, c, d) = self.model, self._novelty_limits[s]
+        far = max(
+            0.0,
+            (unknown * per_word - a[0]) * a[1],
+            ((lanes[2] + model.rare_idf * (distinct - known)) * per_word - b[0]) * b[1],
+            ((lanes[self._excess_from + s] + model.unknown_excess[s] * unknown) * -per_word - c[0]) * c[1],
+            (sqrt(square / DENSE_COUNT) - d[0]) * d[1],
         )
-        limits = zip(measured_, model.novelty_from[s], model.novelty_span[s], strict=True)
-        return min(max(0.0, *[(m - start) / span for m, start, span in limits]), 1.0)
+        return min(far, 1.0)
 
     def _probabilities(self, seen: _Seen) -> list[float]:
         """What the model says of each tier, as if nothing were novel."""
@@ -179,7 +178,7 @@ class TrainedScorer:
         likely = _floored(seen.gate, model.gate_floor)
         share = likely if self._allowed is None else _floored(_limited(seen.gate, self._allowed), model.gate_floor)
         views = {s: self._views[s].of(seen.counts, seen.factors) for s in {*dict(likely), *dict(share)}}
-        norm = sqrt(lanes[0]) if lanes[0] > 0.0 else 1.0
+        norm = sqrt(lanes[1]) if lanes[1] > 0.0 else 1.0
         trees = self._trees.scores(seen.counts, seen.values)
         out = []
         for t in tiers:
@@ -212,15 +211,18 @@ class TrainedScorer:
 
 
 def _whence(model: ServingModel, scaling: Scaling) -> Sums:
-    """For each source what the numbers say for it (nothing where there is one source only); then for each source how
-    far the counts are from it, squared."""
-    gate = model.gate
+    """For each source the log-odds that a request stems from it; then for each source how far the counts are from it,
+    squared. Factors: the values, and what the words say of each source."""
+    sources = range(len(model.sources))
+    gate = model.gate or [[0.0] * (DENSE_COUNT + len(sources))]  # a lone source is sure
+    intercept = [max(z, _IMPOSSIBLE) for z in model.gate_intercept] or [0.0]
 
     def terms(d: int, z: float) -> list[float]:
         away = [((z - c[d]) * i[d]) ** 2 for c, i in zip(model.centre, model.inverse_spread, strict=True)]
         return [weights[d] * z for weights in gate] + away
 
-    return Sums(scaling, terms, [[weights[d] for weights in gate] for d in range(DENSE_COUNT)])
+    columns = [[weights[at] for weights in gate] for at in (*VALUE_PLACES, *(DENSE_COUNT + s for s in sources))]
+    return Sums(scaling, terms, columns, [*intercept, *(0.0 for _ in sources)])
 
 
 def _views(model: ServingModel, scaling: Scaling, s: int) -> Sums:
@@ -231,7 +233,10 @@ def _views(model: ServingModel, scaling: Scaling, s: int) -> Sums:
     slopes = zip(model.linear_shared, model.linear_by_source[s], strict=True)
     linear = [[a + b for a, b in zip(shared, own, strict=True)] for shared, own in slopes]
     columns = list(zip(*linear, *model.experts[s], strict=True))
-    return Sums(scaling, lambda d, z: [weight * z for weight in columns[d]], columns)
+    constants = [0.0] * len(columns[0])
+    return Sums(
+        scaling, lambda d, z: [weight * z for weight in columns[d]], [columns[d] for d in VALUE_PLACES], constants
+    )
 
 
 def allowed_sources(model: ServingModel, models: Mapping[str, str]) -> tuple[int, ...] | None:
@@ -252,6 +257,14 @@ def _limited(gate: Sequence[float], allowed: Sequence[int]) -> list[float]:
     for s in allowed:
         share[s] = (gate[s] + 1e-12) / total
     return share
+
+
+def _shares(log_odds: Sequence[float]) -> list[float]:
+    """Probabilities of alternatives."""
+    top = max(log_odds)
+    odds = [exp(z - top) for z in log_odds]
+    total = sum(odds)
+    return [o / total for o in odds]
 
 
 def _floored(gate: Sequence[float], floor: float) -> list[tuple[int, float]]:

@@ -1,8 +1,9 @@
 """The serving form of a trained model: plain numbers, and the bytes they travel in. Pure; no numpy, no sklearn.
 
-The bytes are one line of JSON (everything small), then the vocabulary, then one row of 64-bit lanes per word. A row is
+The bytes are one line of JSON (everything small), then the vocabulary, then one row of 32-bit lanes per word. A row is
 read as one big integer, so that the weights of all tiers are added by a single integer addition per word: exact, and
-the same whatever the order of the words.
+the same whatever the order of the words. Training rounds what goes into rows, and what is in the leaves of trees, to
+multiples of a power of two: a row is two cache lines then, and nothing is lost between the two forms.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-SERVING_FORMAT = 2
-LANE_BITS = 64
-LANE_ONE = 1 << 40  # fixed point: weights are kept to 1e-12
-LANE_BIAS = 1 << 62
-FIXED_LANES = 2  # idf squared, idf; then one lane per tier (weight) and one per source (excess)
+SERVING_FORMAT = 3
+LANE_BITS = 32
+LANE_BIAS = 1 << 31
+FIXED_LANES = 3  # 1 (counts words), idf squared, idf; then one lane per tier (weight) and one per source (excess)
+MOST_WORDS = 2_100  # a scored text of bounded length has no more, so that its sums fit their lanes
+IDF_STEP = 2.0**-5
+EXCESS_STEP = 2.0**-14
+FINEST_WEIGHT_STEP = 2.0**-13
 LEAVES_PER_TREE = 8  # one byte of the bit vector per tree
+LEAF_BITS = 12  # of a leaf's value
 
 
 class ServingFormatError(ValueError):
@@ -53,10 +58,13 @@ class ServingModel:
     linear_by_source: tuple[tuple[tuple[float, ...], ...], ...]  # S x T x D
     linear_source_offset: tuple[tuple[float, ...], ...]  # S x T
     linear_intercept: tuple[float, ...]  # T
+    weight_step: tuple[float, ...]  # T; weights of words are multiples of it
     experts: tuple[tuple[tuple[float, ...], ...], ...]  # S x T x D
     expert_intercept: tuple[tuple[float, ...], ...]  # S x T
-    tree_baseline: tuple[float, ...]  # T
-    tree_leaves: tuple[tuple[tuple[float, ...], ...], ...]  # T x trees x leaves
+    tree_baseline: tuple[float, ...]  # T; where all leaves have their lowest value
+    tree_step: tuple[float, ...]  # T
+    tree_count: tuple[int, ...]  # T
+    tree_planes: tuple[tuple[int, ...], ...]  # T x LEAF_BITS: that bit of what each leaf adds, in steps
     tree_splits: tuple[tuple[float, ...], ...]  # (number, threshold, tree over all tiers, left leaves)
     low: tuple[tuple[float, ...], ...]  # T x 3
     high: tuple[tuple[float, ...], ...]  # T x 3
@@ -73,25 +81,27 @@ class ServingModel:
     clip: float
 
     @property
-    def lane_count(self) -> int:
-        """Lanes of a word's row."""
-        return FIXED_LANES + len(self.tiers) + len(self.sources)
+    def lane_steps(self) -> tuple[float, ...]:
+        """What 1 means in each lane of a word's row."""
+        weights = (step * IDF_STEP for step in self.weight_step)
+        return (1.0, IDF_STEP**2, IDF_STEP, *weights, *(EXCESS_STEP for _ in self.sources))
 
 
-def pack(lanes: Sequence[float]) -> int:
-    """Numbers as one signed big integer of fixed-point lanes."""
-    return sum(round(value * LANE_ONE) << (LANE_BITS * i) for i, value in enumerate(lanes))
+def pack(lanes: Sequence[float], steps: Sequence[float]) -> int:
+    """Multiples of `steps` as one signed big integer."""
+    return sum(round(x / step) << (LANE_BITS * i) for i, (x, step) in enumerate(zip(lanes, steps, strict=True)))
 
 
 def to_bytes(model: ServingModel, rows: Mapping[str, Sequence[float]]) -> bytes:
     """Serialise; `rows` gives each word's lanes. The same model gives the same bytes.
 
-    Frequent words come first (their second lane, idf, is low): read in that order they lie side by side in memory, and
+    Frequent words come first (their idf is low): read in that order they lie side by side in memory, and
     what nearly every prompt looks up stays in the cache.
     """
-    vocabulary = sorted(rows, key=lambda word: (rows[word][1], word))
-    width = LANE_BITS // 8 * (model.lane_count + 1)
-    table = b"".join(pack(rows[word]).to_bytes(width, "little", signed=True) for word in vocabulary)
+    vocabulary = sorted(rows, key=lambda word: (rows[word][2], word))
+    steps = model.lane_steps
+    width = LANE_BITS // 8 * (len(steps) + 1)
+    table = b"".join(pack(rows[word], steps).to_bytes(width, "little", signed=True) for word in vocabulary)
     names = "\n".join(vocabulary).encode("utf-8")
     head = {"format": SERVING_FORMAT, "words": len(vocabulary), "name_bytes": len(names), "model": asdict(model)}
     return json.dumps(head, separators=(",", ":"), sort_keys=True).encode() + b"\n" + names + table
@@ -111,12 +121,11 @@ def from_bytes(data: bytes) -> tuple[ServingModel, dict[bytes, int]]:
         if isinstance(error, ServingFormatError):
             raise
         raise ServingFormatError(f"not a serving form: {error}") from error
-    width = LANE_BITS // 8 * (model.lane_count + 1)
+    width = LANE_BITS // 8 * (len(model.lane_steps) + 1)
     if len(vocabulary) != head["words"] or len(data) - names_end != width * len(vocabulary):
         raise ServingFormatError("the table of words is cut or has rows of another width")
-    one = 1 << (LANE_BITS * model.lane_count)  # the lane behind all others counts words
     rows = range(names_end, len(data), width)
-    packed = [int.from_bytes(data[at : at + width], "little", signed=True) + one for at in rows]
+    packed = [int.from_bytes(data[at : at + width], "little", signed=True) for at in rows]
     return model, dict(zip(vocabulary, packed, strict=True))
 
 

@@ -1,7 +1,8 @@
 """All trees of all tiers as one bit vector, a byte per tree, as in QuickScorer (Lucchese et al., SIGIR 2015). Pure.
 
 Each threshold that a number passes clears the leaves it rules out; the lowest bit left in a tree's byte is its leaf.
-What a number clears is one integer per step between its thresholds, all trees at once.
+What a number clears is one integer per step between its thresholds, all trees at once. Leaves' values are added by bit:
+how many of the leaves taken have it, times what it stands for.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import reduce
-from itertools import chain
-from operator import getitem, or_
+from itertools import accumulate, chain, repeat
+from operator import and_, getitem, mul, or_
 
 from classifier.packed import RowsByCount
-from classifier.serving import LEAVES_PER_TREE, ServingModel
+from classifier.serving import LEAF_BITS, LEAVES_PER_TREE, ServingModel
 from classifier.textstats import COUNT_NAMES, COUNT_PLACES, VALUE_PLACES, counted
 
-_BIT_INDEX = bytes((code & -code).bit_length() - 1 if code else 0 for code in range(256))
+_ones_of, _of_tier = int.bit_count, int.from_bytes
 _Steps = tuple[list[float], list[int]]
 
 
@@ -24,14 +25,14 @@ class TreeBank:
     """Log-odds of each tier by boosted trees."""
 
     def __init__(self, model: ServingModel) -> None:
-        self._baseline = model.tree_baseline
-        counts = [len(trees) for trees in model.tree_leaves]
-        self._bytes = sum(counts)
-        self._full = (1 << (LEAVES_PER_TREE * self._bytes)) - 1
-        ends = [sum(counts[: t + 1]) for t in range(len(counts))]
-        self._spans = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
-        self._leaf_tables = model.tree_leaves
-        self._ones = int.from_bytes(b"\x01" * self._bytes, "little")
+        count = sum(model.tree_count)
+        self._bytes = LEAVES_PER_TREE * count // 8
+        self._full = (1 << (LEAVES_PER_TREE * count)) - 1
+        self._ones = int.from_bytes(b"\x01" * count, "little")
+        ends = list(accumulate(model.tree_count))
+        spans = [slice(end - own, end) for end, own in zip(ends, model.tree_count, strict=True)]
+        weights = [[step * 2.0**bit for bit in range(LEAF_BITS)] for step in model.tree_step]
+        self._tiers = list(zip(spans, model.tree_planes, weights, model.tree_baseline, strict=True))
         cleared: dict[int, dict[float, int]] = {}
         for number, threshold, tree, left in model.tree_splits:
             steps = cleared.setdefault(int(number), {})
@@ -52,10 +53,10 @@ class TreeBank:
         cleared = chain(map(getitem, self._by_count, counts), map(getitem, self._cleared, passed))
         alive = reduce(or_, filter(None, cleared), 0) ^ self._full
         # Every byte has a bit left, so subtracting 1 from each borrows nothing and isolates the lowest bits.
-        leaves = (alive & ~(alive - self._ones)).to_bytes(self._bytes, "little").translate(_BIT_INDEX)
+        leaves = (alive & ~(alive - self._ones)).to_bytes(self._bytes, "little")
         return [
-            sum(map(getitem, tables, leaves[span]), start)
-            for tables, span, start in zip(self._leaf_tables, self._spans, self._baseline, strict=True)
+            sum(map(mul, weights, map(_ones_of, map(and_, planes, repeat(_of_tier(leaves[span], "little"))))), baseline)
+            for span, planes, weights, baseline in self._tiers
         ]
 
 

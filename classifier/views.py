@@ -14,6 +14,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from classifier.novelty import SourceWords
+from classifier.serving import FINEST_WEIGHT_STEP, IDF_STEP, LANE_BITS, LEAF_BITS, MOST_WORDS
 from classifier.textstats import DENSE_NAMES
 
 Floats = NDArray[np.float64]
@@ -70,10 +71,11 @@ class BaseViews(BaseEstimator):  # type: ignore[misc]
             analyzer=same, binary=True, min_df=_min_documents(len(texts)), max_features=60_000, dtype=np.float64
         )
         try:
-            bag = self.vectorizer_.fit_transform(texts)
+            self.vectorizer_.fit(texts)
         except ValueError:  # no word at all: the numbers alone must do
             self.vectorizer_ = TfidfVectorizer(analyzer=same, binary=True, dtype=np.float64).fit([["empty"]])
-            bag = self.vectorizer_.transform(texts)
+        self.vectorizer_.idf_ = on_grid(self.vectorizer_.idf_, IDF_STEP)
+        bag = self.vectorizer_.transform(texts)
         # As plain numbers: numpy's own are stored one array each, which takes longer than the trees.
         self.vectorizer_.vocabulary_ = {word: int(at) for word, at in self.vectorizer_.vocabulary_.items()}
         self.source_words_ = SourceWords(source_count=self.source_count).fit(bag, sources)
@@ -86,7 +88,9 @@ class BaseViews(BaseEstimator):  # type: ignore[misc]
         columns = self._linear_columns(bag, scaled, mixture(gate, None))
         tiers = outcomes.shape[1]
         self.linear_ = [self._linear_head(columns, outcomes[:, t], weights[:, t]) for t in range(tiers)]
+        self.weight_steps_ = [round_weights(head, self.vectorizer_.idf_) for head in self.linear_]
         self.trees_ = [self._tree_head(numbers, outcomes[:, t], weights[:, t]) for t in range(tiers)]
+        self.leaf_steps_ = [round_leaves(head) for head in self.trees_]
         self._fit_experts(scaled, outcomes, sources, weights)
         return self
 
@@ -181,6 +185,38 @@ class BaseViews(BaseEstimator):  # type: ignore[misc]
         head = LogisticRegression(C=self.expert_c, max_iter=300).fit((scaled[rows] - mean) * inverse, labels, mass)
         coef = head.coef_[0] * inverse
         return coef, float(head.intercept_[0] - coef @ mean)
+
+
+def on_grid(values: Floats, step: float) -> Floats:
+    """The nearest multiples of `step`. With powers of two, products and sums of such numbers are exact."""
+    out: Floats = np.round(values / step) * step
+    return out
+
+
+def round_weights(head: Any, idf: Floats) -> float:
+    """Round a linear head's weights of words in place to steps so fine that any text's sum just fits a lane of the
+    serving form; returns the step."""
+    if isinstance(head, float):
+        return FINEST_WEIGHT_STEP
+    on_words = head.coef_[0, : len(idf)]
+    terms = np.sort(on_words * idf)
+    worst = max(terms[-MOST_WORDS:].clip(0.0).sum(), -terms[:MOST_WORDS].clip(None, 0.0).sum(), 1e-9)
+    coarse = 2.0 ** np.ceil(np.log2(worst / (2.0 ** (LANE_BITS - 2) * IDF_STEP)))
+    step = max(FINEST_WEIGHT_STEP, float(coarse))
+    on_words[:] = on_grid(on_words, step)
+    return step
+
+
+def round_leaves(head: Any) -> float:
+    """Round the values in the trees of a head in place to steps of which the largest takes `LEAF_BITS`; the step."""
+    if isinstance(head, float):
+        return 1.0
+    values = [predictor.nodes["value"] for (predictor,) in head._predictors]
+    span = max(v.max() for v in values) - min(v.min() for v in values)
+    step = float(2.0 ** np.ceil(np.log2(max(span, 1e-9) / (2.0**LEAF_BITS - 2.0))))
+    for v in values:
+        v[:] = on_grid(v, step)
+    return step
 
 
 def limited(gate: Floats, allowed: Sequence[int] | None) -> Floats:

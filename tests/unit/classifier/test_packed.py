@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from classifier import registry
 from classifier.packed import FACTOR_ONE, OutOfRange, Scaling, Sums
 from classifier.scorer import TrainedScorer
-from classifier.serving import ServingModel, from_bytes
+from classifier.serving import LEAVES_PER_TREE, ServingModel, from_bytes
 from classifier.textstats import COUNT_NAMES, COUNT_PLACES, DENSE_COUNT, VALUE_PLACES, counted
 from classifier.trees import TreeBank
 
@@ -47,10 +47,12 @@ def test_every_number_is_either_counted_or_measured() -> None:
 def test_packed_sums_are_the_dot_products(counts: list[int], values: list[float]) -> None:
     rows = MODEL.experts[0]
     columns = list(zip(*rows, strict=True))
-    sums = Sums(SCALING, lambda d, z: [weight * z for weight in columns[d]], columns)
+    sums = Sums(
+        SCALING, lambda d, z: [w * z for w in columns[d]], [columns[d] for d in VALUE_PLACES], [0.5] * len(rows)
+    )
     factors = [int(z * FACTOR_ONE) for z in SCALING.values(values)]
     z = scaled(MODEL, numbers_of(counts, values))
-    wanted = [sum(a * b for a, b in zip(z, row, strict=True)) for row in rows]
+    wanted = [0.5 + sum(a * b for a, b in zip(z, row, strict=True)) for row in rows]
     for _ in range(2):  # made, then remembered
         assert sums.of(counts, factors) == pytest.approx(wanted, abs=1e-11)
 
@@ -58,22 +60,22 @@ def test_packed_sums_are_the_dot_products(counts: list[int], values: list[float]
 @given(COUNTS, VALUES)
 def test_the_bit_vector_finds_the_leaves_that_walking_the_trees_finds(counts: list[int], values: list[float]) -> None:
     numbers = numbers_of(counts, values)
-    tree_count = sum(map(len, MODEL.tree_leaves))
-    alive = [(1 << 8) - 1] * tree_count
+    alive = [(1 << LEAVES_PER_TREE) - 1] * sum(MODEL.tree_count)
     for number, threshold, tree, left in MODEL.tree_splits:
         if numbers[int(number)] > threshold:
             alive[int(tree)] &= ~int(left)
     leaves = iter([(bits & -bits).bit_length() - 1 for bits in alive])
-    wanted = [
-        base + sum(tree[next(leaves)] for tree in trees)
-        for base, trees in zip(MODEL.tree_baseline, MODEL.tree_leaves, strict=True)
-    ]
+    wanted = []
+    for base, step, count, planes in zip(
+        MODEL.tree_baseline, MODEL.tree_step, MODEL.tree_count, MODEL.tree_planes, strict=True
+    ):
+        at = [LEAVES_PER_TREE * tree + next(leaves) for tree in range(count)]
+        wanted.append(base + step * sum((plane >> i & 1) << bit for i in at for bit, plane in enumerate(planes)))
     assert TREES.scores(counts, values) == pytest.approx(wanted, abs=1e-11)
 
 
 def test_what_a_count_adds_is_remembered_for_a_bounded_number_of_values() -> None:
-    columns = [(1.0,)] * DENSE_COUNT
-    sums = Sums(SCALING, lambda _, z: [z], columns)
+    sums = Sums(SCALING, lambda _, z: [z], [(1.0,)] * len(VALUE_PLACES), [0.0])
     counts, factors = [0] * len(COUNT_PLACES), [0] * len(VALUE_PLACES)
     for count in range(1_000):
         sums.of([count, *counts[1:]], factors)

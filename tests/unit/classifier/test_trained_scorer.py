@@ -19,7 +19,7 @@ from classifier.heuristic import HeuristicScorer
 from classifier.registry import shipped_folder
 from classifier.rows import request_features
 from classifier.scorer import TrainedScorer, normal_model_name
-from classifier.serving import ServingFormatError
+from classifier.serving import FIXED_LANES, ServingFormatError
 from tests.learning_data import SUBJECTS, truth
 from tests.patience import PATIENCE_S
 
@@ -95,7 +95,7 @@ def test_knowing_the_models_changes_only_what_is_read_from_their_labels() -> Non
 
 def test_a_cut_or_foreign_serving_form_is_refused(model: Path) -> None:
     data = (model / registry.SERVING).read_bytes()
-    for broken in (b"", data[:-1], data[:200], b"{}\n", data.replace(b'"format":2', b'"format":9', 1)):
+    for broken in (b"", data[:-1], data[:200], b"{}\n", data.replace(b'"format":3', b'"format":9', 1)):
         with pytest.raises(ServingFormatError):
             TrainedScorer.from_bytes(broken)
 
@@ -131,8 +131,10 @@ def test_a_short_prefix_moves_a_bounded_share_to_premium() -> None:
     scorer = SHIPPED
     tiers = scorer.model.tiers
     local, premium = tiers.index("local"), tiers.index("premium")
-    lanes = {w.decode(): scorer._word_lanes([w])[0] for w in scorer._table}
-    worst = sorted(lanes, key=lambda w: lanes[w][2 + premium] - lanes[w][2 + local], reverse=True)[:8]
+    lanes = {w.decode(): scorer._word_lanes([w]) for w in scorer._table}
+    worst = sorted(lanes, key=lambda w: lanes[w][FIXED_LANES + premium] - lanes[w][FIXED_LANES + local], reverse=True)[
+        :8
+    ]
     prompts = [
         f"{PROSE * (1 + i % 5)} Point {i}: name the {w} of a harbour." for i, w in enumerate(list(lanes)[5_000:5_200])
     ]
