@@ -42,7 +42,11 @@ class LearningFile(Section):
     shadow: ShadowFile = Field(ShadowFile(), description="shadow runs")
     judge: JudgeFile = Field(JudgeFile(), description="a model that judges")
     exact_checks: bool = Field(
-        False, description="check answers that have a form to keep: JSON, a schema, the arguments of tool calls"
+        False,
+        description=(
+            "check answers that are right or wrong by themselves: JSON, a schema, the arguments of tool calls, the "
+            "result of a prompt that is a calculation"
+        ),
     )
     exclude_tenants: tuple[Text, ...] = Field(
         (), description="tenants whose requests are never shadowed, judged, checked or exported as labels"

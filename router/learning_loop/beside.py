@@ -122,7 +122,9 @@ class Beside:
         """Whether this request, which `answered_by` answers, is to be looked at. Cheap: asked of every request."""
         dials = self._dials
         drawn = dials.shadow_ratio > 0.0 and self._draw() < dials.shadow_ratio
-        checked = dials.exact_checks and checkable(wants_json=chat.wants_json, has_tools=chat.has_tools)
+        checked = dials.exact_checks and checkable(
+            wants_json=chat.wants_json, has_tools=chat.has_tools, asked=chat.last_user_text
+        )
         if not (drawn or checked) or self._ending or not self._may_look(chat, facts, decision, answered_by):
             return None
         taken = answered_by.tier
@@ -207,7 +209,11 @@ class Beside:
                 self._keep(looked, side, quality, ("judge", self._dials.judge), (share, ratio), tokens)
 
     async def _check(self, looked: Looked, side: SideAnswer, output_tokens: int | None, shadow_ratio: float) -> bool:
-        verdict = await asyncio.to_thread(check, looked.chat.fields, side.answer) if looked.checked else None
+        verdict = (
+            await asyncio.to_thread(check, looked.chat.fields, side.answer, looked.chat.last_user_text)
+            if looked.checked
+            else None
+        )
         if verdict is not None:
             source = ("exact_check", verdict.check)
             self._keep(looked, side, verdict.quality_ratio, source, (shadow_ratio, 1.0), output_tokens)

@@ -1,8 +1,9 @@
 """Exact checks: whether an answer that had a form to keep has kept it. Pure, and cheap enough to be done beside.
 
 The form is the caller's own: JSON where `response_format` asks for it, the schema where it gives one, and the
-parameters of the tools that were called. What has no form, or one we do not check, gets no verdict: keeping a form is
-evidence of an adequate answer only where the form is what was asked for.
+parameters of the tools that were called. A prompt that is a calculation has one right answer (`arithmetic`). What has
+no form, or one we do not check, gets no verdict: keeping a form is evidence of an adequate answer only where the form
+is what was asked for.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 
 from router.learning_loop.answers import Answer
+from router.learning_loop.arithmetic import result_of, says
 
 MAX_SCHEMA_BYTES = 65_536
 # A pattern of the caller's, tried on a text of a model's, can take for ever.
@@ -22,24 +24,27 @@ _UNCHECKED = frozenset({"pattern", "patternProperties", "format", "$dynamicRef"}
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was checked (`json`, `json_schema`, `tool_arguments`), and whether it holds (1) or not (0)."""
+    """What was checked (`json`, `json_schema`, `tool_arguments`, `arithmetic`), and whether it holds (1) or not (0)."""
 
     check: str
     quality_ratio: float
 
 
-def checkable(*, wants_json: bool, has_tools: bool) -> bool:
-    """Whether an answer to such a request may have a form to keep."""
-    return wants_json or has_tools
+def checkable(*, wants_json: bool, has_tools: bool, asked: str = "") -> bool:
+    """Whether an answer to such a request may have a form to keep, or `asked` (the last message) one right answer."""
+    return wants_json or has_tools or result_of(asked) is not None
 
 
-def check(fields: Mapping[str, Any], answer: Answer) -> Verdict | None:
-    """The verdict on `answer` to a request with these top-level members (raw JSON), `None` where there is none."""
+def check(fields: Mapping[str, Any], answer: Answer, asked: str = "") -> Verdict | None:
+    """The verdict on `answer` to a request with these top-level members (raw JSON) that asks `asked` last.
+
+    `None` where there is none.
+    """
     if answer.tool_calls:
         return _check_calls(_decoded(fields.get("tools")), answer.tool_calls)
     wanted = _decoded(fields.get("response_format"))
-    if not isinstance(wanted, dict):
-        return None
+    if not isinstance(wanted, dict) or wanted.get("type") == "text":
+        return _check_sum(asked, answer.text)
     if wanted.get("type") == "json_object":
         return Verdict("json", float(isinstance(_decoded(answer.text.encode()), dict)))
     if wanted.get("type") != "json_schema" or not isinstance(wanted.get("json_schema"), dict):
@@ -49,6 +54,12 @@ def check(fields: Mapping[str, Any], answer: Answer) -> Verdict | None:
         return Verdict("json_schema", 0.0)
     holds = _holds(wanted["json_schema"].get("schema"), said)
     return None if holds is None else Verdict("json_schema", float(holds))
+
+
+def _check_sum(asked: str, said: str) -> Verdict | None:
+    expected = result_of(asked)
+    right = says(said, expected, prompt=asked) if expected is not None else None
+    return None if right is None else Verdict("arithmetic", float(right))
 
 
 def _check_calls(tools: Any, calls: tuple[tuple[str, str], ...]) -> Verdict | None:

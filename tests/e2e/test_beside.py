@@ -262,6 +262,16 @@ async def test_a_form_that_was_asked_for_is_checked_without_any_call(bench: Star
         assert b.cheap.chats == [] and len(b.local.chats) == 4
 
 
+async def test_the_result_of_a_calculation_is_checked(bench: Start) -> None:
+    async with bench({"exact_checks": True}) as b:
+        b.local.script(ok(text="17 * 23 = 391"), ok(text="That makes 381."))
+        for stream in (False, True):
+            await b.ask({**ASKED, "messages": [{"role": "user", "content": "What is 17 * 23?"}], "stream": stream})
+            await b.settle()
+        found = [(said.provenance, said.judge, said.quality_ratio) for said in await b.judgements()]
+        assert found == [("exact_check", "arithmetic", 1.0), ("exact_check", "arithmetic", 0.0)]
+
+
 async def test_probabilities_say_why_a_request_is_among_the_labels(bench: Start) -> None:
     """A verdict puts every such request there, and the other tier is seen now and then; else the dice have drawn it."""
     async with bench({**ALWAYS, "shadow": {"ratio": 0.9999999}, "exact_checks": True}) as b:
