@@ -1,7 +1,8 @@
-"""uvicorn's HTTP/1.1, with the bounds on a request's head that it lacks, and its own refusals in our envelope.
+"""uvicorn's HTTP/1.1, with bounds that it lacks on heads and on callers who do not read; its refusals in our envelope.
 
 A body is bounded where it is read (`body.py`). Line and headers are read before any of our code runs, so they are
-bounded here: in size, since uvicorn keeps as much as comes, and in time, since it waits for ever.
+bounded here: in size, since uvicorn keeps as much as comes, and in time, since it waits for ever. So it does for a
+caller who stops reading in the middle of an answer, which would keep an engine's seat and an open reservation.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from router.errors import BadRequest, HeadTooLarge, HeadTooSlow, RouterError
 
 MAX_HEAD_BYTES = 2 * 1024 * 1024
 HEAD_TIMEOUT_S = 30.0
+STALLED_READER_S = 60.0
+"""How long a caller may leave full buffers unread; who drains them in that time is slow, not stalled."""
 _LINGER_S = 1.0
 """How long bytes of a refused request are still taken: closing on unread ones would destroy the refusal on its way."""
 
@@ -29,6 +32,7 @@ class BoundedHttp(HttpToolsProtocol):
     new_id: Callable[[], str]
     max_head_bytes = MAX_HEAD_BYTES
     head_timeout_s = HEAD_TIMEOUT_S
+    stalled_reader_s = STALLED_READER_S
 
     _asked = False
     _in_head = True
@@ -36,6 +40,7 @@ class BoundedHttp(HttpToolsProtocol):
     _head_since_s: float | None = None
     _refused = False
     _timer: asyncio.TimerHandle | None = None
+    _unread_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A caller has come."""
@@ -48,7 +53,24 @@ class BoundedHttp(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._stop_waiting_for_reader()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The caller reads more slowly than we write, or not at all."""
+        super().pause_writing()
+        # What is cut off here looks like a caller who has left, and is settled as one.
+        self._unread_timer = self.loop.call_later(self.stalled_reader_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The caller reads on."""
+        self._stop_waiting_for_reader()
+        super().resume_writing()
+
+    def _stop_waiting_for_reader(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a head, a body or both."""
@@ -116,8 +138,17 @@ class BoundedHttp(HttpToolsProtocol):
 
 
 def bounded_http(
-    new_id: Callable[[], str], *, max_head_bytes: int = MAX_HEAD_BYTES, head_timeout_s: float = HEAD_TIMEOUT_S
+    new_id: Callable[[], str],
+    *,
+    max_head_bytes: int = MAX_HEAD_BYTES,
+    head_timeout_s: float = HEAD_TIMEOUT_S,
+    stalled_reader_s: float = STALLED_READER_S,
 ) -> type[HttpToolsProtocol]:
     """The protocol class for uvicorn's `http` option."""
-    bounds = {"new_id": staticmethod(new_id), "max_head_bytes": max_head_bytes, "head_timeout_s": head_timeout_s}
+    bounds = {
+        "new_id": staticmethod(new_id),
+        "max_head_bytes": max_head_bytes,
+        "head_timeout_s": head_timeout_s,
+        "stalled_reader_s": stalled_reader_s,
+    }
     return type("BoundedHttp", (BoundedHttp,), bounds)

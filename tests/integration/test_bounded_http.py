@@ -1,4 +1,4 @@
-"""Heads of requests that never end, in size or in time, and bytes that are no HTTP at all."""
+"""Heads of requests that never end, callers who do not read, and bytes that are no HTTP at all."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 
 @asynccontextmanager
-async def serving(**bounds: Any) -> AsyncIterator[int]:
+async def serving(asgi: Any = app, **bounds: Any) -> AsyncIterator[int]:
     """A server with the protocol under test; its port."""
     options: dict[str, Any] = {"lifespan": "off", "log_config": None, "port": 0, "ws": "none"}
-    server = uvicorn.Server(uvicorn.Config(app, http=bounded_http(lambda: "req_7", **bounds), **options))
+    server = uvicorn.Server(uvicorn.Config(asgi, http=bounded_http(lambda: "req_7", **bounds), **options))
     running = asyncio.create_task(server._serve())
     async with asyncio.timeout(60):
         while not server.started:  # noqa: ASYNC110 - uvicorn tells it by a flag only
@@ -112,3 +112,53 @@ async def test_what_is_no_http_is_told_so_in_the_usual_envelope(sent: bytes) -> 
     status, headers, error = envelope(told)
     assert (status, headers["x-request-id"], headers["connection"]) == (400, "req_7", "close")
     assert error["type"] == "invalid_request_error"
+
+
+class Flood:
+    """An application that answers with more than all buffers hold, and hears whether its caller has gone."""
+
+    def __init__(self) -> None:
+        self.gone = asyncio.Event()
+        self.done = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        watch = asyncio.create_task(self._watch(receive))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(400):
+            await send({"type": "http.response.body", "body": b"x" * 100_000, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        self.done.set()
+        watch.cancel()
+
+    async def _watch(self, receive: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.gone.set()
+
+
+async def test_a_caller_who_stops_reading_is_cut_off_and_counts_as_gone() -> None:
+    flood = Flood()
+    async with serving(flood, stalled_reader_s=0.3) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1000)
+        writer.write(GET + b"\r\n")
+        async with asyncio.timeout(60):
+            await flood.gone.wait()
+        writer.close()
+
+
+async def test_a_caller_who_reads_slowly_gets_it_all() -> None:
+    flood = Flood()
+    async with serving(flood, stalled_reader_s=30) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1000)
+        writer.write(GET + b"\r\n")
+        read = 0
+        async with asyncio.timeout(60):
+            while chunk := await reader.read(1_000_000):
+                read += len(chunk)
+                await asyncio.sleep(0)
+                if flood.done.is_set() and read >= 40_000_000:
+                    break
+        writer.close()
+    assert read >= 40_000_000
+    assert not flood.gone.is_set()
