@@ -20,7 +20,7 @@ from router.core.days import midnight, midnight_after
 from router.core.decision import Candidate
 from router.core.virtual_models import VIRTUAL_MODELS
 from router.core.vocabulary import Tier
-from router.errors import BadRequest, NotFound
+from router.errors import BadRequest, Forbidden, NotFound
 from router.flow import consider, describe
 
 _BEST_FIRST = ("ready", "asleep", "starting", "cooling down", "unavailable")
@@ -114,11 +114,14 @@ def add_books(routes: APIRouter, face: Face) -> None:
         request: Request,
         start: Annotated[str | None, Query(alias="from", json_schema_extra=_DATE)] = None,
         end: Annotated[str | None, Query(alias="to", json_schema_extra=_DATE)] = None,
+        tenant: str | None = None,
     ) -> JSONResponse:
         """Spend by day, tenant, tier and model; an admin sees all, anybody else their own. `to` is inclusive."""
         caller = _caller(request, face)  # before anything the caller sent is judged
+        if tenant is not None and tenant != caller.tenant and not caller.admin:
+            raise Forbidden("This key may see its own usage only; leave tenant out.", param="tenant")
         from_utc, to_utc = midnight(_day(start, "from")), midnight_after(_day(end, "to"))
-        report = await face.books.costs(from_utc, to_utc, None if caller.admin else caller.tenant)
+        report = await face.books.costs(from_utc, to_utc, tenant if caller.admin else caller.tenant)
         return JSONResponse(report.as_dict())
 
 

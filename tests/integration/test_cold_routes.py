@@ -12,7 +12,7 @@ import pytest
 
 from tests.gateway import running, three_tiers
 
-KEYS = {"CHEAP_KEY": "sk-cheap-4711", "BIG_KEY": "sk-big-4712", "ROUTER_API_KEY": "rk-4713"}
+KEYS = {"CHEAP_KEY": "sk-cheap-4711", "BIG_KEY": "sk-big-4712", "ROUTER_API_KEY": "rk-4713", "ACME_KEY": "rk-4714"}
 KNOWN = {"authorization": "Bearer rk-4713"}
 NOBODY = "http://127.0.0.1:9/v1"
 
@@ -21,7 +21,10 @@ NOBODY = "http://127.0.0.1:9/v1"
 async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a gateway that wants a key and takes bodies of 2,000 bytes."""
     config = three_tiers(tmp_path, local=None, cheap=NOBODY, big=NOBODY)
-    config["server"] |= {"max_body_bytes": 2_000, "auth": {"required": True}}
+    config["server"] |= {
+        "max_body_bytes": 2_000,
+        "auth": {"required": True, "keys": [{"tenant": "acme", "key_env": "ACME_KEY"}]},
+    }
     async with running(config, KEYS) as front, httpx.AsyncClient(base_url=front.url, trust_env=False) as client:
         yield client
 
@@ -71,6 +74,16 @@ async def test_feedback_is_read_as_strictly_as_a_chat(
 async def test_feedback_names_the_field_that_is_wrong(client: httpx.AsyncClient) -> None:
     answer = await client.post("/v1/feedback", content=b'{"request_id": "r", "score": "high"}', headers=KNOWN)
     assert answer.json()["error"]["param"] == "score"
+
+
+async def test_a_tenant_may_ask_for_its_own_usage_and_for_nobody_elses(client: httpx.AsyncClient) -> None:
+    acme = {"authorization": "Bearer rk-4714"}
+    for params in ({}, {"tenant": "acme"}):
+        assert (await client.get("/v1/usage", params=params, headers=acme)).status_code == 200
+    others = await client.get("/v1/usage", params={"tenant": "default"}, headers=acme)
+    assert others.status_code == 403
+    assert (others.json()["error"]["code"], others.json()["error"]["param"]) == ("forbidden", "tenant")
+    assert (await client.get("/v1/usage", params={"tenant": "acme"}, headers=KNOWN)).status_code == 200
 
 
 async def test_usage_takes_the_last_day_there_is_and_says_which_day_is_none(client: httpx.AsyncClient) -> None:
