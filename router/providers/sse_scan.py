@@ -31,6 +31,7 @@ from router.providers.chat_shapes import (
     NULL,
     UNREADABLE,
     Chunk,
+    ChunkChoice,
     decode_chunk,
     without_surrogates,
 )
@@ -45,6 +46,12 @@ _END = re.compile(rb"\n\r?\n")
 # Words, with a short number behind them or alone: what a key never looks like, should an upstream quote ours.
 _PLAIN_WORD = re.compile(r"(?=.{1,64}\Z)(?:[A-Za-z]+(?:[._-][A-Za-z]+)*(?:[._-]?\d{1,4})?|\d{1,5})", re.ASCII)
 
+# What the text of a delta may hold for the event to be known without decoding it: nothing that JSON escapes.
+_match_plain_text = re.compile(rb"[ !#-\[\]-~]+").match
+_CONTENT = b'"content":'
+TEMPLATES = 8
+"""Times that a stream's usual event is learnt; a host that writes every event differently is decoded each time."""
+
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.encode
 
@@ -53,7 +60,8 @@ class SseScanner:
     """Reads one stream. `feed` it bytes, `finish` it at the end of the body, and look at `done` and `failure` after.
 
     `include_usage`: the client asked for usage, so `"usage":null` stays on its chunks. `usage_on_chunks`: it asked for
-    running usage on every chunk too. `choices`: how many choices must finish (the request's `n`).
+    running usage on every chunk too. `choices`: how many choices must finish (the request's `n`). `templates`: how
+    often the stream's usual event is learnt, so that those that differ in nothing but their text need no decoding.
     """
 
     __slots__ = (
@@ -62,6 +70,8 @@ class SseScanner:
         "_saw_chunk",
         "_searched",
         "_tail",
+        "_template",
+        "_templates_left",
         "_unfinished",
         "_usage_on_chunks",
         "_usage_payload",
@@ -78,6 +88,7 @@ class SseScanner:
         usage_on_chunks: bool = False,
         choices: int = 1,
         max_event_bytes: int = MAX_EVENT_BYTES,
+        templates: int = TEMPLATES,
     ) -> None:
         self.output_events = 0
         self.done = False
@@ -91,6 +102,9 @@ class SseScanner:
         self._unfinished = set(range(choices))
         self._saw_chunk = False
         self._usage_payload: bytes | None = None
+        # What comes before and after the text in the last event that carried nothing but text.
+        self._template: tuple[bytes, bytes] | None = None
+        self._templates_left = templates
 
     @property
     def ended(self) -> bool:
@@ -140,6 +154,10 @@ class SseScanner:
         pieces: list[bytes] | None = None
         size = len(data)
         while start < size:
+            if self._template is not None:
+                start = self._past_same_again(data, start, self._template)
+                if start == size:
+                    continue
             end = _event_end(data, max(search_from, start), with_cr)
             if end < 0:
                 break
@@ -235,6 +253,32 @@ class SseScanner:
             return None
         return self._chunk(event, payload, chunk)
 
+    def _past_same_again(self, data: bytes, start: int, template: tuple[bytes, bytes]) -> int:
+        """Where the events from `start` on end that differ from the template in nothing but their text."""
+        before, after = template
+        while data.startswith(before, start):
+            text = _match_plain_text(data, start + len(before))
+            if text is None or not data.startswith(after, text.end()):
+                break
+            end = text.end() + len(after)
+            if end - start > self._max_event_bytes:
+                break
+            start = end
+            self.output_events += 1
+        return start
+
+    def _learn_template(self, event: bytes, choice: ChunkChoice) -> None:
+        """`event` carries text in its one choice and ends nothing: the next ones will probably look the same."""
+        if choice.delta is None or choice.finish_reason is not None or choice.delta.carries_more():
+            return
+        if self._template is not None and event.startswith(self._template[0]):
+            return  # only its text was one to be decoded
+        text = bytes(choice.delta.content)
+        at = event.find(b'"', event.find(_CONTENT) + len(_CONTENT))
+        if event.count(_CONTENT) == 1 and text[:1] == b'"' and event.startswith(text, at):
+            self._templates_left -= 1
+            self._template = event[: at + 1], event[at + len(text) - 1 :]
+
     def _chunk(self, event: bytes, payload: bytes, chunk: Chunk) -> bytes | None:
         if chunk.error not in NOTHING or chunk.object == "error":
             self.failure = f"the upstream sent an error in the stream{_error_kind(chunk.error)}"
@@ -253,6 +297,8 @@ class SseScanner:
                 return None
             if carried:
                 self.output_events += 1
+                if self._templates_left and len(choices) == 1 and chunk.usage == ABSENT:
+                    self._learn_template(event, choices[0])
         return event if chunk.usage == ABSENT else self._with_usage(event, payload, chunk)
 
     def _finish(self, index: int, reason: str) -> None:

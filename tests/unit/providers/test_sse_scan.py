@@ -347,6 +347,28 @@ def test_where_the_bytes_are_cut_makes_no_difference(
     assert scan(*single, **options).outcome == scan(stream, **options).outcome
 
 
+PLAIN = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=8)
+LIKE_THE_LAST = st.one_of(
+    st.builds(lambda texts: b"".join(delta(content=text) for text in texts), st.lists(PLAIN, min_size=1, max_size=4)),
+    st.builds(lambda text: delta(0, "stop", content=text), PLAIN),
+    st.builds(lambda text: delta(1, content=text), PLAIN),
+    st.builds(lambda text: delta(content=text, tool_calls=[{"index": 0}]), PLAIN),
+    st.builds(lambda text: event(id="c-1", model="m", error={"message": text}), PLAIN),
+    st.sampled_from(
+        [HELLO[:-2] + b"x" + HELLO[-2:], HELLO.replace(b"Hello", b'He"llo'), HELLO.replace(b"ll", b"\xff")]
+    ),
+    st.sampled_from([HELLO.replace(b"Hello", b""), HELLO.replace(b"Hello", b"x" * 400), delta(content=None)]),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(events=st.lists(st.one_of(LIKE_THE_LAST, EVENTS), max_size=8), asked=st.booleans())
+def test_events_that_are_known_without_decoding_are_read_as_if_decoded(events: list[bytes], asked: bool) -> None:
+    options: dict[str, Any] = {"include_usage": asked, "max_event_bytes": 400, "choices": 2}
+    stream = b"".join((HELLO, *events))
+    assert scan(stream, **options).outcome == scan(stream, templates=0, **options).outcome
+
+
 @given(texts=st.lists(TEXT, min_size=1, max_size=6), asked=st.booleans())
 def test_no_text_is_lost_or_changed(texts: list[str], asked: bool) -> None:
     chunks = [delta(content=text, more={"usage": None}) for text in texts]
