@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from router import __version__
 from router.api.chat import CHAT_PATHS, ChatEndpoint, note_crash, send_error, shutting_down
+from router.api.company import Company
 from router.api.error_responses import error_response
 from router.api.face import Face
 from router.api.routes import cold_routes
@@ -34,6 +35,7 @@ class GatewayApp(FastAPI):
             max_body_bytes=face.max_body_bytes,
             body_timeout_s=face.body_timeout_s,
             draining=face.draining,
+            company=Company(lambda: face.in_flight.count),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from router.api.answer_headers import Headers, answer_headers
 from router.api.auth import Authenticator, Caller
 from router.api.body import ClientDisconnected, read_body
+from router.api.company import Company
 from router.api.error_responses import error_response, stream_error_event
 from router.api.hangups import Hangup, Hangups
 from router.api.idempotency import IdempotencyStore, Recording, Replay
@@ -40,6 +41,7 @@ class ChatEndpoint:
     body_timeout_s: float
     draining: Callable[[], bool] = lambda: False
     hangups: Hangups = field(default_factory=Hangups)
+    company: Company | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every failure leaves as an OpenAI error envelope with a request id."""
@@ -70,6 +72,8 @@ class ChatEndpoint:
         headers = lower_headers(scope)
         caller = self.authenticator.authenticate(headers)
         body = await read_body(receive, headers, max_bytes=self.max_body_bytes, timeout_s=self.body_timeout_s)
+        if self.company is not None:
+            await self.company.join()
         chat = decode_chat(body, headers)
         hangup.watch()
         key = headers.get("idempotency-key")
