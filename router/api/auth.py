@@ -11,7 +11,7 @@ import hmac
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from router.errors import Unauthorized
+from router.errors import Forbidden, Unauthorized
 
 MAX_KEY_CHARS = 1_024
 DEFAULT_TENANT = "default"
@@ -46,8 +46,17 @@ class Authenticator:
         return cls(required=required, callers={key_digest(key): Caller(tenant, admin) for tenant, key, admin in keys})
 
     def authenticate(self, headers: Mapping[str, str]) -> Caller:
-        """The caller behind `headers` (lower-case names, values as latin-1 text). Raises `Unauthorized`."""
+        """The caller behind `headers` (lower-case names, values as latin-1 text).
+
+        Raises `Unauthorized`; and `Forbidden` where no key protects us from a web page of another site: a browser on
+        this machine would carry its requests here, and they would be paid for.
+        """
         if not self._required:
+            if headers.get("sec-fetch-site") == "cross-site":
+                raise Forbidden(
+                    "a web page of another site may not use a gateway that asks for no key; export ROUTER_API_KEY",
+                    param="sec-fetch-site",
+                )
             return ANYBODY
         key = _presented(headers)
         try:

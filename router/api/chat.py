@@ -80,7 +80,9 @@ class ChatEndpoint:
         if key is None:
             await self._fresh(chat, caller, send, None, hangup)
             return
-        claim = await self.idempotency.begin(caller.tenant, key, sha256(body).hexdigest())
+        # What is asked by header (stay at home, cost no more than…) is part of the request, as it is in the body.
+        asked = sha256(body + repr(chat.controls).encode()).hexdigest()
+        claim = await self.idempotency.begin(caller.tenant, key, asked)
         if isinstance(claim, Replay):
             await _send_plain(send, [*claim.headers, _REPLAYED], claim.body, claim.status)
             return

@@ -497,6 +497,8 @@ async def test_an_idempotency_key_makes_one_call_of_two(house: House):
     with pytest.raises(openai.ConflictError) as conflict:
         await house.ask(EASY, extra_headers={"idempotency-key": "k-1"})
     assert conflict.value.code == "idempotency_conflict"
+    with pytest.raises(openai.ConflictError):
+        await house.ask(HARD, extra_headers={"idempotency-key": "k-1", "x-router-locality": "local"})
     assert (await house.front.costs()).totals.requests == 1
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.api.auth import ANYBODY, Authenticator, Caller
-from router.errors import Unauthorized
+from router.errors import Forbidden, Unauthorized
 
 KEYS = [("default", "rk-admin", True), ("acme", "rk-acme-schlüssel", False)]
 GUARDED = Authenticator.from_keys(required=True, keys=KEYS)
@@ -71,6 +71,17 @@ def test_where_no_key_is_required_none_is_looked_at() -> None:
     for headers in ({}, bearer("rk-acme-schlüssel"), bearer("wrong"), {"authorization": "x" * 10_000}):
         assert open_door.authenticate(headers) == ANYBODY
     assert ANYBODY.tenant == "default"
+
+
+def test_a_web_page_of_another_site_does_not_pass_an_open_door_but_may_have_a_key() -> None:
+    page = {"sec-fetch-site": "cross-site"}
+    with pytest.raises(Forbidden, match="ROUTER_API_KEY"):
+        Authenticator.from_keys(required=False, keys=KEYS).authenticate(page)
+    for site in ("same-origin", "same-site", "none"):
+        assert Authenticator.from_keys(required=False, keys=KEYS).authenticate({"sec-fetch-site": site}) == ANYBODY
+    tenant, key, admin = KEYS[0]
+    with_key = Authenticator.from_keys(required=True, keys=KEYS).authenticate(page | bearer(key))
+    assert with_key == Caller(tenant, admin)
 
 
 def test_without_any_key_configured_nobody_gets_in() -> None:
