@@ -162,4 +162,6 @@ def _behind_s(state: InflightState, slo: SloTargets, *, burst_s: float, chunk_s:
         lag = 0.0
     if lag is None:
         return 0.0
-    return max(0.0, lag + burst_s * max(0.0, 1.0 - slo.tpot_s / chunk_s))
+    # a chunk that takes no longer than its token is worth puts nobody behind, one that takes no time included
+    lost_ratio = 1.0 - slo.tpot_s / chunk_s if chunk_s > slo.tpot_s else 0.0
+    return max(0.0, lag + burst_s * lost_ratio)

@@ -107,6 +107,14 @@ def test_chunks_that_take_less_than_a_token_is_worth_put_nobody_behind() -> None
     assert found.binding is Binding.TTFT
 
 
+def test_an_engine_too_quick_to_be_measured_puts_nobody_behind_and_is_no_error() -> None:
+    """A calibration on a busy machine may give all of a prompt to its square: then an idle step takes no time."""
+    measured = EngineCoefficients("noisy", t0_s=0.0, c_seq_s=1e-3, c_kv_s=0.0, c_prefill_s=0.0, c_att_s=1e-6)
+    lagging = InflightState(n=1, backlog_done_at_s=0.0, lag_s=0.4, waiting_prompt_tokens=10.0)
+    found = tightness(lagging, measured, LIMITS, SLO, prompt_tokens=100, expected_output_tokens=100, now_s=0.0)
+    assert found.u == pytest.approx(0.4 / SLO.slack_s)
+
+
 def test_streams_that_are_far_ahead_can_wait_for_those_whose_prompt_is_read_now() -> None:
     ahead = InflightState(n=2, streaming=2, context_tokens=10, backlog_done_at_s=0.0, lag_s=-5.0)
     waiting = replace(ahead, waiting_prompt_tokens=10.0)
