@@ -24,7 +24,7 @@ from router.gateway import Gateway
 from router.memory import give_memory_back, save_memory, use_huge_pages
 from router.settings_types import Settings
 
-_ENGINE_PATIENCE_S = 10.0
+ENGINE_PATIENCE_S = 10.0
 _GC_THRESHOLD = 20_000
 _CUT_S = 1.0  # for those who are cut off to be told and booked
 _BACKLOG = 2048
@@ -173,7 +173,7 @@ async def _announce(gateway: Gateway, server: uvicorn.Server, host: str, port: i
         await asyncio.sleep(0.01)
     await asyncio.to_thread(use_huge_pages)
     if gateway.local is not None:
-        await gateway.local.wait_ready(_ENGINE_PATIENCE_S, supervised=True)
+        await gateway.local.wait_ready(ENGINE_PATIENCE_S, supervised=True)
     if quiet:
         return
     shown = f"[{host}]" if ":" in host else host

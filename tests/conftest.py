@@ -26,3 +26,11 @@ def logging_as_it_was() -> Iterator[None]:
         if type(handler) is logging.StreamHandler and handler not in before:
             root.removeHandler(handler)
     root.setLevel(level)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file is one worker's: what its tests share is made once. So is a folder with a trained model to share."""
+    for item in items:
+        folder = item.path.parent
+        group = folder.name if folder.name == "classifier" else f"{folder.name}/{item.path.stem}"
+        item.add_marker(pytest.mark.xdist_group(group))

@@ -115,6 +115,8 @@ class GatewayProcess:
                 stderr=log,
             )
         self.url = ""
+        self.started_at_s = time.monotonic()
+        self.up_after_s = 0.0
 
     @property
     def pid(self) -> int:
@@ -146,8 +148,8 @@ class GatewayProcess:
         if code is not None:
             raise AssertionError(f"the gateway ended with {code} before it was up:\n{self.banner}{self.log}")
         found = _URL.search(self.banner)
-        if found:
-            self.url = found[1]
+        if found and not self.url:
+            self.url, self.up_after_s = found[1], time.monotonic() - self.started_at_s
         return bool(found)
 
     async def up(self) -> Self:

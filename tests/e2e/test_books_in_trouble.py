@@ -101,7 +101,7 @@ async def asking(url: str) -> AsyncIterator[Traffic]:
     callers = [asyncio.create_task(traffic.caller(number)) for number in range(CALLERS)]
     try:
         await traffic.more(10)
-        assert await traffic.readiness() == "ready"
+        await traffic.readiness_is("ready")
         yield traffic
         await traffic.readiness_is("ready")
         await traffic.more(10)
@@ -210,7 +210,7 @@ async def test_where_nothing_can_be_written_no_money_is_spent_and_home_goes_on(
         for _ in range(3):
             await traffic.ask(session, EASY, stream=False)
         assert traffic.complaints == []
-        assert await traffic.readiness() == "degraded"
+        await traffic.readiness_is("degraded")
         body = {"model": "premium", "messages": HARD}
         async with session.post(f"{gateway.v1}/chat/completions", json=body) as refused:
             assert refused.status == 503

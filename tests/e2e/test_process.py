@@ -74,7 +74,7 @@ async def test_the_banner_shows_every_tier_and_why_one_is_missing(upstream: Fake
     async with gateway_process(two_tiers(upstream.base_url), tmp_path, environ=environ) as gateway:
         assert "  cheap: ready (openai/cheap-model)" in gateway.banner
         assert "  premium: unavailable, BIG_KEY is not set (openai/big-model)" in gateway.banner
-        assert await gateway.readiness() == "ready"  # what was never set up is no fault
+        await gateway.readiness_is("ready")  # what was never set up is no fault
     assert upstream.requests == []
 
 
@@ -187,7 +187,7 @@ async def test_a_second_gateway_on_the_same_sqlite_is_refused_and_the_first_goes
         assert "server.database_url" in line
         async with session() as client, client.post(f"{first.v1}/chat/completions", json=BODY) as answer:
             assert answer.status == 200
-        assert await first.readiness() == "ready"
+        await first.readiness_is("ready")
 
 
 # --- who may come in -----------------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ async def test_a_database_away_at_the_start_is_no_reason_not_to_start(tmp_path: 
         await b.ledger.flush()
         assert b.totals() == (1, 250, 1)
         assert b.spool_files() == []
-        assert b.warnings == ["ledger_degraded", "ledger_recovered"]
+        await until(lambda: b.warnings == ["ledger_degraded", "ledger_recovered"])
 
 
 async def test_a_folder_that_cannot_be_made_yet_is_waited_for(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ async def test_a_database_that_hangs_is_told_of(tmp_path: Path) -> None:
         await asyncio.gather(*(serve(b.ledger, f"first{i}") for i in range(10)))
         await serve(b.ledger, "second")
         await until(lambda: b.ledger.state().reason == "the database does not answer")
-        assert b.warnings == ["ledger_degraded"]
+        await until(lambda: b.warnings == ["ledger_degraded"])
         b.store.answers.set()
         await until(lambda: b.ledger.state().healthy)
         await b.ledger.flush()
@@ -370,7 +370,7 @@ async def test_torn_and_damaged_lines_are_set_aside_and_the_others_are_booked(tm
         await second.ledger.start()
         # What was damaged is the end of a request: it counts as lost, at its reserve.
         assert second.totals() == (3, 250 + 250 + 900, 0)
-        assert "ledger_spool_damaged" in second.warnings
+        await until(lambda: "ledger_spool_damaged" in second.warnings)
         assert len((second.data_dir / FOLDER / "rejected.jsonl").read_bytes().splitlines()) == 2
 
 
@@ -384,7 +384,7 @@ async def test_one_event_that_no_database_takes_does_not_stop_the_others(tmp_pat
         await b.ledger.reserve(hold("no-number-for-a-database", reserve_nanousd=2**70))
         await b.ledger.flush()
         assert b.ledger.state().healthy
-        assert b.warnings.count("ledger_event_rejected") == 2
+        await until(lambda: b.warnings.count("ledger_event_rejected") == 2)
         assert b.totals() == (5, 1250, 0)
 
 

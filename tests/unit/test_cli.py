@@ -147,7 +147,7 @@ _FIGURES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", _FIGURES.keys() - {"--usd-per-hour"})
+@pytest.mark.parametrize("name", sorted(_FIGURES.keys() - {"--usd-per-hour"}))
 def test_break_even_with_a_figure_missing_names_it(run: Any, name: str) -> None:
     rest = [word for option, value in _FIGURES.items() if option != name for word in (option, value)]
     code, out, err = run("report", "break-even", *rest)

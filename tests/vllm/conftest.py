@@ -46,6 +46,13 @@ def engine(starting: dict[str, ScriptedStart | SupervisedStart]) -> VllmServer:
 
 
 @pytest.fixture
+def no_engine_starts(starting: dict[str, ScriptedStart | SupervisedStart]) -> None:
+    """Every server is up: none of them is busy with that."""
+    for start in starting.values():
+        start.wait_ready()
+
+
+@pytest.fixture
 def dying_engine(engine: VllmServer) -> VllmServer:
     """The same engine, for the tests that kill it."""
     return engine

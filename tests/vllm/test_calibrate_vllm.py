@@ -14,7 +14,7 @@ from tests.process import run_command
 from tests.vllm.gateways import external_tier
 from tests.vllm.vllm_servers import MAX_NUM_SEQS, MODEL, ROOT, VllmServer, wait_until
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 
 def test_a_vllm_is_measured_and_the_figures_are_used(engine: VllmServer, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from tests.vllm.vllm_servers import (
     wait_until,
 )
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 MESSAGES: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
 ASKED: dict[str, Any] = {"messages": MESSAGES, "temperature": 0, "max_tokens": 24, "extra_body": {"ignore_eos": True}}

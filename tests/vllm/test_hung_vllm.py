@@ -17,7 +17,7 @@ from tests.patience import until_seen
 from tests.upstream import FakeUpstream
 from tests.vllm.vllm_servers import MODEL, VllmServer
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 SLO_TTFT_S = 1.5
 PATIENCE_S = 2 * SLO_TTFT_S  # no token for twice the promised time to the first one

@@ -27,7 +27,7 @@ from router.providers.http_stream import HttpStream
 from router.providers.openai_compatible import OpenAICompatibleProvider
 from tests.vllm.vllm_servers import MAX_NUM_SEQS, MAX_QUEUED, MODEL, WINDOW_TOKENS, VllmServer
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
 LOCAL = Candidate("local", Tier.LOCAL, "local", MODEL, context_window_tokens=WINDOW_TOKENS)

@@ -17,7 +17,7 @@ from router.clock import SystemClock
 from tests.gateway import until
 from tests.vllm.vllm_servers import MODEL, SupervisedStart, VllmServer
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 
 class Watched:
