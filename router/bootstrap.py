@@ -98,7 +98,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
         on_warning=telemetry.warn,
     )
     beside = _beside(settings, deps, ledger, telemetry)
-    deps = replace(deps, learner=beside)
+    deps = replace(deps, learner=beside, cutting_off=lambda: gateway.cutting_off)
     gateway = Gateway(
         settings, clock, deps, state, ledger, budgets, telemetry, tokens, book, local, hours, lengths, keeper, beside
     )

@@ -16,7 +16,7 @@ from router.core.request import TokenUsage
 from router.core.vocabulary import Outcome, Reason
 from router.errors import OverBudget, RouterError, UpstreamError
 from router.ports import BrokenReply, CallTimeouts, Deps, PlainReply, ProviderCall, StreamReply
-from router.settlement import Settlement, expected_cost_nanousd, outcome_of
+from router.settlement import Settlement, expected_cost_nanousd, outcome_of, outcome_of_leaving
 
 
 class AnswerMeta(Noun, frozen=True):
@@ -232,5 +232,5 @@ class StreamAnswer:
     async def close(self) -> None:
         """Stop: settles what was used if the stream had not ended, and makes the upstream stop."""
         stream = self._primed.stream
-        self._bill.abandon(Outcome.CLIENT_GONE, stream.output_events, usage=stream.usage)
+        self._bill.abandon(outcome_of_leaving(self._bill.deps), stream.output_events, usage=stream.usage)
         await stream.close()

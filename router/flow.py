@@ -71,7 +71,7 @@ async def handle_chat(chat: ChatRequest, tenant: str, deps: Deps) -> PlainAnswer
         reply = await deliver(bill, deps)
         looked = _looked_at(seen, decision, bill, deps)
     except BaseException as error:
-        bill.abandon(outcome_of_exit(error))
+        bill.abandon(outcome_of_exit(error, deps))
         raise
     if isinstance(reply, PlainReply):
         bill.finish(Outcome.OK)
@@ -182,7 +182,11 @@ async def choose(seen: Described, deps: Deps) -> tuple[Decision, Snapshot]:
         if wait_s <= 0.0 or left_s <= 0.0:
             deps.state.note_decision(decision, free=seen.free)
             return decision, snapshot
-        await deps.state.room_changed(left_s)
+        try:
+            await deps.state.room_changed(left_s)
+        except BaseException as error:  # who leaves the queue is remembered, and owes nothing
+            _book_unanswered(seen, decision, deps, outcome_of_exit(error, deps))
+            raise
 
 
 def _wake_who_is_missed(seen: Described, decision: Decision, snapshot: Snapshot, deps: Deps) -> float:
@@ -201,13 +205,23 @@ def _wake_who_is_missed(seen: Described, decision: Decision, snapshot: Snapshot,
     return 0.0
 
 
-def _refuse(seen: Described, decision: Decision, deps: Deps) -> RouterError:
+def _book_unanswered(seen: Described, decision: Decision, deps: Deps, outcome: Outcome) -> None:
     duration_s = deps.clock.now_s() - seen.facts.received_at_s
     record = refused_record(
-        seen.chat, seen.facts, seen.features, decision, received_at_utc=seen.received_at_utc, duration_s=duration_s
+        seen.chat,
+        seen.facts,
+        seen.features,
+        decision,
+        received_at_utc=seen.received_at_utc,
+        duration_s=duration_s,
+        outcome=outcome,
     )
     deps.ledger.settle(record, hold_open=False)
     deps.telemetry.request_done(record, overhead_s=duration_s)
+
+
+def _refuse(seen: Described, decision: Decision, deps: Deps) -> RouterError:
+    _book_unanswered(seen, decision, deps, Outcome.NO_ROUTE)
     ttfts = [alt.ttft_s for alt in decision.alternatives if alt.ttft_s is not None]
     error = why_nothing(decision, seen.facts, deps.candidates, retry_after_s=max(1.0, min(ttfts, default=1.0)))
     error.request_id = seen.facts.request_id

@@ -55,6 +55,7 @@ class Gateway:
     keeper: ModelKeeper
     beside: Beside | None = None
     draining: bool = False
+    cutting_off: bool = False
     in_flight: InFlight = field(default_factory=InFlight)
     _saving: asyncio.Task[None] | None = None
 

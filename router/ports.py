@@ -325,7 +325,7 @@ class Deps:
 
     `prior` judges where the scorer in force fails; `in_progress` holds the requests that a local engine is working on
     now. `draw` gives uniform numbers from [0, 1) for exploration; without it nothing is explored.
-    Without `learner` no answer is looked at.
+    Without `learner` no answer is looked at. `cutting_off` says that whoever is cancelled now is so by our own end.
     """
 
     clock: Clock
@@ -347,3 +347,4 @@ class Deps:
     in_progress: set[InProgress] = field(default_factory=set)
     draw: Callable[[], float] | None = None
     learner: Learner | None = None
+    cutting_off: Callable[[], bool] = lambda: False

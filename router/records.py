@@ -87,8 +87,9 @@ def refused_record(
     *,
     received_at_utc: datetime,
     duration_s: float,
+    outcome: Outcome = Outcome.NO_ROUTE,
 ) -> RoutingRecord:
-    """The record of a request that nobody could answer: no attempt, no cost, but the reasons."""
+    """The record of a request that nobody could answer, or that left its queue: no attempt and cost, but reasons."""
     return RoutingRecord(
         schema_version=SCHEMA_VERSION,
         request_id=facts.request_id,
@@ -100,7 +101,7 @@ def refused_record(
         score=decision.score,
         decision=decision,
         attempts=(),
-        outcome=Outcome.NO_ROUTE,
+        outcome=outcome,
         usage=None,
         cost_nanousd=0,
         duration_s=duration_s,

@@ -81,6 +81,7 @@ class _Server(uvicorn.Server):
             await asyncio.sleep(0.02)
 
     def _cut_off(self) -> None:
+        self._gateway.cutting_off = True
         for task in tuple(self.server_state.tasks):
             task.cancel()
 

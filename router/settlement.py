@@ -39,20 +39,27 @@ _OUTCOME_OF: tuple[tuple[type[UpstreamError], Outcome], ...] = (
     (UpstreamBroken, Outcome.BROKEN),
 )
 # After these the upstream may have worked for us although it told no usage.
-_MAY_HAVE_WORKED = frozenset({Outcome.OK, Outcome.TIMEOUT, Outcome.BROKEN, Outcome.CLIENT_GONE, Outcome.INTERNAL})
+_MAY_HAVE_WORKED = frozenset(
+    {Outcome.OK, Outcome.TIMEOUT, Outcome.BROKEN, Outcome.CLIENT_GONE, Outcome.SHUTDOWN, Outcome.INTERNAL}
+)
 _HOLD_GRACE_S = 60.0
 # Windows are configured and tokenizers differ, so the bound on what a host may report is a generous one.
 _BELIEVED_WINDOWS = 4
 _WIDE_WINDOW_TOKENS = 1_000_000
 
 
-def outcome_of_exit(error: BaseException) -> Outcome:
+def outcome_of_leaving(deps: Deps) -> Outcome:
+    """The label of a request that nobody waits for any more: its caller has left, or we have cut it off."""
+    return Outcome.SHUTDOWN if deps.cutting_off() else Outcome.CLIENT_GONE
+
+
+def outcome_of_exit(error: BaseException, deps: Deps) -> Outcome:
     """The label of a request that ended with `error` before it had an answer."""
     if isinstance(error, UpstreamError):
         return outcome_of(error)
     if isinstance(error, RouterError):
         return Outcome.UNAVAILABLE
-    return Outcome.INTERNAL if isinstance(error, Exception) else Outcome.CLIENT_GONE
+    return Outcome.INTERNAL if isinstance(error, Exception) else outcome_of_leaving(deps)
 
 
 def outcome_of(error: UpstreamError) -> Outcome:
@@ -339,8 +346,7 @@ class Settlement:
             duration_s=self.deps.clock.now_s() - self.case.facts.received_at_s,
             keep_text=self.deps.store_prompts,
         )
-        if self._hold_open:
-            self.deps.ledger.settle(record, hold_open=True)
+        self.deps.ledger.settle(record, hold_open=self._hold_open)
         overhead_s = max(0.0, record.duration_s - self.upstream_s)
         self.deps.telemetry.request_done(record, overhead_s=overhead_s)
 

@@ -15,7 +15,7 @@ from router.core.attempts import Attempt, AttemptResult
 from router.core.decision import Candidate, Decision
 from router.core.vocabulary import Outcome, Tier
 
-_FINAL = frozenset({Outcome.OK, Outcome.REFUSED, Outcome.CLIENT_GONE, Outcome.INTERNAL})
+_FINAL = frozenset({Outcome.OK, Outcome.REFUSED, Outcome.CLIENT_GONE, Outcome.SHUTDOWN, Outcome.INTERNAL})
 
 
 @dataclass(frozen=True, slots=True)

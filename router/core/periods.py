@@ -267,10 +267,10 @@ def next_part(
 
 
 def status_of(outcome: Outcome) -> str:
-    """How a charge came about: ok | aborted (by the caller) | failed | lost (the gateway died)."""
+    """How a charge came about: ok | aborted (by the caller or our own end) | failed | lost (the gateway died)."""
     if outcome is Outcome.OK:
         return "ok"
-    if outcome is Outcome.CLIENT_GONE:
+    if outcome in (Outcome.CLIENT_GONE, Outcome.SHUTDOWN):
         return "aborted"
     return "lost" if outcome is Outcome.LOST else "failed"
 

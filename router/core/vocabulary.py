@@ -120,6 +120,7 @@ class Outcome(_Word):
     NOT_SERVED = "not_served"  # the host does not know the model that is configured
     CONTEXT_TOO_LONG = "context_too_long"
     CLIENT_GONE = "client_gone"
+    SHUTDOWN = "shutdown"  # cut off at the end of the grace, or by a second signal
     LOST = "lost"  # the gateway died while it ran
     NO_ROUTE = "no_route"
     INTERNAL = "internal"

@@ -122,8 +122,8 @@ class SideCalls:
             await bill.open()
             reply = await deliver(bill, self.deps)
         except BaseException as error:
-            bill.abandon(outcome_of_exit(error))
-            self.count(self.kind, outcome_of_exit(error).value)
+            bill.abandon(outcome_of_exit(error, self.deps))
+            self.count(self.kind, outcome_of_exit(error, self.deps).value)
             if isinstance(error, RouterError):
                 return None
             raise

@@ -6,7 +6,9 @@ import asyncio
 import json
 import signal
 import socket
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -345,6 +347,7 @@ async def test_what_outlives_the_grace_is_cut_off_honestly_and_booked(upstream: 
     totals = gateway.costs(KEYS)["totals"]
     assert (totals["requests"], totals["attempts"], totals["open_reservations"]) == (2, 2, 0)
     assert totals["cost_nanousd"] > 0
+    assert outcomes(tmp_path) == ["shutdown", "shutdown"], "nobody hung up"
 
 
 async def test_a_second_signal_ends_it_at_once_with_the_books_in_order(upstream: FakeUpstream, tmp_path: Path) -> None:
@@ -362,6 +365,13 @@ async def test_a_second_signal_ends_it_at_once_with_the_books_in_order(upstream:
     assert all(line["level"] != "error" for line in map(json.loads, gateway.log.splitlines()))
     totals = gateway.costs(KEYS)["totals"]
     assert (totals["requests"], totals["attempts"], totals["open_reservations"]) == (1, 1, 0)
+
+
+def outcomes(data_dir: Path) -> list[str]:
+    """How the requests in the books ended."""
+    (books,) = data_dir.rglob("*.db")
+    with closing(sqlite3.connect(books)) as connection:
+        return [row[0] for row in connection.execute("SELECT outcome FROM request ORDER BY received_at_us")]
 
 
 async def ask(client: aiohttp.ClientSession, gateway: GatewayProcess) -> tuple[int, str | None, Any]:
