@@ -204,10 +204,12 @@ class EngineCounters:
 
     `cached_prompt_tokens` are those of the prompt tokens that it did not have to read. `steps` it has made,
     `token_gaps` between two tokens of a stream that lasted `token_gaps_s` in all, and `first_tokens` for which
-    `first_tokens_s` were waited in all. Kept apart from the reading: no decision rests on them.
+    `first_tokens_s` were waited in all.
+    `foreign`: the page is none of an engine that is known. Kept apart from the reading: no decision rests on them.
     """
 
     reading: EngineReading
+    foreign: bool = False
     cached_prompt_tokens: int | None = None
     steps: int | None = None
     token_gaps: int | None = None

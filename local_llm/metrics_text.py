@@ -51,6 +51,9 @@ class _Sample:
     value: float
 
 
+_OWN_PREFIX = re.compile(r"^(?:vllm|llamacpp):", re.MULTILINE)
+
+
 def parse_metrics(text: str, *, taken_at_s: float) -> EngineReading:
     """The reading of `parse_counters`, alone."""
     return parse_counters(text, taken_at_s=taken_at_s).reading
@@ -70,7 +73,9 @@ def parse_counters(text: str, *, taken_at_s: float) -> EngineCounters:
     for sample in _samples(text):
         samples.setdefault(_MEANING[sample.name], []).append(sample)
     if not samples:
-        return _nothing(taken_at_s, "/metrics has no series of a known engine")
+        if _OWN_PREFIX.search(text):
+            return _nothing(taken_at_s, "/metrics has no series that is known of its engine")
+        return replace(_nothing(taken_at_s, "/metrics has no series of a known engine"), foreign=True)
     problems: list[str] = []
     running = _total(samples.get("running"), problems, upper=_MAX_REQUESTS)
     waiting = _total(samples.get("waiting"), problems, upper=_MAX_REQUESTS)

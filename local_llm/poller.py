@@ -28,6 +28,7 @@ _log = logging.getLogger("router.engine")
 INTERVAL_S = 1.0
 _PAGE_TIMEOUT_S = 2.0
 _HEALTH_BYTES = 65_536
+_NO_SUCH_PAGE = frozenset({404, 405, 410, 501})
 _HEALTH_FAILURES = 3
 _MIN_HANG_S = 2.0
 _PROBE_EVERY_S = 5.0
@@ -97,14 +98,11 @@ class EnginePoller:
         self._probed_at_s = 0.0
         self._failed_probes = 0
         self.reading: EngineReading | None = None
+        self.metrics_absent = False
+        """The engine has said that it has no /metrics, or none of an engine that is known, and never told anything."""
         self.scrapes = 0
         self.scrape_errors = 0
         self.last_error: str | None = None
-
-    @property
-    def metrics_seen(self) -> bool:
-        """Whether /metrics has ever told something: an engine that never did is not held to it."""
-        return self.reading is not None
 
     def gpus(self) -> tuple[float, tuple[GpuReading, ...]] | None:
         """When the cards were last read, and what they told; `None` before the first time."""
@@ -175,8 +173,10 @@ class EnginePoller:
             self._scrape_failed(f"/metrics: {error}")
             return
         if page.status != 200:
+            self.metrics_absent = page.status in _NO_SUCH_PAGE and self.reading is None
             self._scrape_failed(f"/metrics answers {page.status}")
             return
+        self.metrics_absent = False
         if not page.complete:
             self._scrape_failed("/metrics is too long")
             return
@@ -187,8 +187,9 @@ class EnginePoller:
             self._scrape_failed(reading.problem)
         else:
             self.last_error = None
-        if reading.running_requests is None and reading.waiting_requests is None and self.reading is None:
-            return  # a page that never told anything is no metrics page
+        if counters.foreign and self.reading is None:
+            self.metrics_absent = True
+            return
         self._learn_speed(counters)
         self.reading = reading
         self._learn_others(reading, max(own_before, self._inflight.n), now_s)

@@ -53,8 +53,9 @@ class EngineRoom:
     `coefficients` are where it starts; what is seen of its answers corrects them (the books stay on the fixed ones).
     With `careful` it counts as slower than that until the first answers have been seen. `process` gives (state,
     problem) now; `reading` and `gpus` give the last readings, or `None` if there never was one. With `metrics_optional`
-    an engine that never told any metrics is not held to them; once it has, it is, and so with its KV usage. `wake`
-    wakes one that we put to sleep; `None` where we never do.
+    an engine that never told any metrics and has said that there are none (`metrics_absent`) is not held to them; a
+    page that cannot be read is not that. Once it has told some it is held to them, and so with its KV usage.
+    `wake` wakes one that we put to sleep; `None` where we never do.
     """
 
     coefficients: EngineCoefficients
@@ -65,6 +66,7 @@ class EngineRoom:
     gpus: Callable[[], tuple[float, tuple[GpuReading, ...]] | None] = lambda: None
     metrics_required: tuple[str, ...] = ()
     metrics_optional: bool = False
+    metrics_absent: Callable[[], bool] = lambda: True
     stale_after_s: float = 3.0
     max_gpu_utilization_ratio: float | None = None
     careful: bool = False
@@ -96,7 +98,7 @@ class EngineRoom:
         if known and _KV_USAGE not in self.metrics_required:
             # not every engine tells it; one that did and stops is in trouble
             self.metrics_required = (*self.metrics_required, _KV_USAGE)
-        untold = self.metrics_optional and reading is None
+        untold = self.metrics_optional and reading is None and self.metrics_absent()
         return LocalSnapshot(
             state=state,
             limits=limits,

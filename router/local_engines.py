@@ -151,6 +151,7 @@ def build_local_engine(settings: LocalSettings, *, clock: Clock, data_dir: Path,
         poller = _poller(settings, room, process, base_url, api_key, clock, get)
         room.process = poller.state
         room.reading = lambda: poller.reading
+        room.metrics_absent = lambda: poller.metrics_absent
         if process is not None and settings.launch.sleep_after_idle_s is not None:
             sleeper = _sleeper(settings.launch.sleep_after_idle_s, room, process, get, clock)
             room.process, room.wake = _life_with_rests(poller, sleeper), sleeper.wake

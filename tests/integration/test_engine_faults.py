@@ -115,6 +115,15 @@ async def test_an_engine_that_never_had_metrics_is_used_within_its_own_count(tmp
         assert await h.gauge("router_engine_requests_in_flight") == 0.0
 
 
+async def test_an_engine_whose_metrics_cannot_be_read_from_the_start_is_not_used(tmp_path: Path) -> None:
+    async with house(tmp_path, engine_pages={"/metrics": UNREADABLE["html"]}, ready_s=None) as h:
+        await h.tier_becomes("cheap")
+        status, _, body = await h.ask(headers=HOME)
+        assert (status, body["error"]["code"]) == (503, "local_saturated")
+        h.engine.pages["/metrics"] = page()
+        await h.tier_becomes("local")
+
+
 # --- full ----------------------------------------------------------------------------------------------------------
 
 

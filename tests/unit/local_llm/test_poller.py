@@ -132,13 +132,38 @@ async def test_a_page_that_turns_to_html_is_a_fresh_reading_of_nothing() -> None
     assert bench.poller.scrape_errors == 1
 
 
-async def test_an_engine_that_never_had_metrics_is_not_held_to_them() -> None:
+@pytest.mark.parametrize("page", [Page(404, b""), Page(200, b'{"error": "Unexpected endpoint"}'), Page(200, b"")])
+async def test_an_engine_that_never_had_metrics_is_not_held_to_them(page: Page) -> None:
     bench = Bench(supervised=False)
-    bench.engine.pages["/metrics"] = Page(200, b"<html>hello</html>")
+    bench.engine.pages["/metrics"] = page
     await bench.pass_s(3)
-    assert not bench.poller.metrics_seen
+    assert bench.poller.metrics_absent
     assert bench.poller.reading is None
     assert bench.poller.state() == (ProcessState.READY, None)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        Page(200, b"<html>please log in</html>"),
+        Page(200, b"vllm:requests_in_engine 3\n"),
+        Page(200, b"vllm:num_requests_running NaN\nvllm:num_requests_waiting NaN\n"),
+        Page(200, b"# filler", complete=False),
+        Page(401, b""),
+        Page(500, b""),
+        ProbeError("no answer within 2 s"),
+    ],
+)
+async def test_a_page_that_cannot_be_read_from_the_start_is_unknown_not_absent(page: Page | ProbeError) -> None:
+    bench = Bench(supervised=False)
+    bench.engine.pages["/metrics"] = page
+    await bench.pass_s(3)
+    assert not bench.poller.metrics_absent
+    assert bench.poller.reading is None or bench.poller.reading.running_requests is None
+    assert bench.poller.scrape_errors == 3
+    bench.engine.pages["/metrics"] = Page(404, b"")
+    await bench.pass_s(1)
+    assert bench.poller.metrics_absent == (bench.poller.reading is None), "once told, never absent again"
 
 
 async def test_an_external_engine_is_down_after_three_failed_health_checks_and_back_with_one_good_one() -> None:
