@@ -28,8 +28,10 @@ def logging_as_it_was() -> Iterator[None]:
     root.setLevel(level)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A file is one worker's: what its tests share is made once. So is a folder with a trained model to share."""
+    if not config.pluginmanager.hasplugin("xdist"):  # the marker is its own, and unknown without it
+        return
     for item in items:
         folder = item.path.parent
         group = folder.name if folder.name == "classifier" else f"{folder.name}/{item.path.stem}"
