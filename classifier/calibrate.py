@@ -16,6 +16,7 @@ from math import inf, log, sqrt
 
 NU_STEPS = 60
 BET_CAP = 0.75
+LEAST_NU_USD = 1e-10
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,8 @@ def nu_for_targets(
     if not sample.rows:
         raise ValueError("the calibration sample is empty")
     ref = columns.index(sample.tiers.index(reference))
+    if len(columns) == 1:
+        return tuple(_only(reference, target, confidence_ratio, len(sample.rows)) for target in target_ratios)
     rows = [_priced(row, columns, [prices[sample.tiers[i]] for i in columns]) for row in sample.rows]
     walk = _Walk(rows, ref)
     first = walk.chosen()
@@ -151,6 +154,21 @@ def nu_for_targets(
 
 
 _Row = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
+
+
+def _only(reference: str, target: float, confidence: float, rows: int) -> QualityDial:
+    """Where there is nothing to choose from, all of the reference's quality is kept, whatever a unit of it costs."""
+    return QualityDial(
+        nu_usd=LEAST_NU_USD,
+        target_ratio=target,
+        confidence_ratio=confidence,
+        certified=True,
+        kept_ratio=1.0,
+        kept_lower_ratio=1.0,
+        cost_ratio=1.0,
+        rows=rows,
+        statement=f"{reference} is the only tier to choose from: all of its quality is kept",
+    )
 
 
 def _dial(

@@ -185,7 +185,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a model on a labels file: `report.json`, `report.md` and plots in `out`.
 
-    Rows whose stem the model was trained on are left out and counted, unless `include_seen`.
+    Rows whose stem the model was trained on are left out and counted, unless `include_seen`. `prices` stand in place of
+    the tiers' default ones.
     """
     with _told():
         import numpy as np
@@ -198,6 +199,7 @@ def evaluate(
         from classifier.report import plots
 
         tell = progress or unheard
+        prices = {**ev.DEFAULT_PRICES, **(prices or {})}
         folder = _folder(model, registry_root)
         scorer = registry.load_scorer(folder)
         tiers = scorer.model.tiers
@@ -222,7 +224,7 @@ def evaluate(
             }
             ev.write_report(found, out)
             if with_plots:
-                plots(data, prices or ev.DEFAULT_PRICES, out)
+                plots(data, prices, out)
         return found
 
 

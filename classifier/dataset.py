@@ -90,7 +90,11 @@ def read_labels(
     if invalid < read and not sample.rows:
         raise DatasetError(f"{path.name}: nearly all of {read} rows share one stem: nothing can be held out")
     if invalid == read:
-        raise DatasetError(f"{path.name}: no usable row of {read}" + (f" ({problems[0]})" if problems else ""))
+        found = f"no usable row of {read} ({problems[0]})" if problems else "holds no row"
+        raise DatasetError(
+            f"{path.name}: {found}. A row is a line of JSON with `messages` and `outcomes` (tier -> quality 0..1); "
+            "result files of benchmarks become such rows by import-labels, the gateway's own books by export-labels"
+        )
     if invalid > MAX_INVALID_SHARE * read:
         raise DatasetError(f"{path.name}: {invalid} of {read} rows are invalid: {'; '.join(problems)}")
     kept, duplicate, contradictory = merge(sample.rows)

@@ -48,7 +48,10 @@ def row_of(line: str) -> dict[str, Any]:
     """The JSON object in a line; raises ValueError (or RecursionError) where there is none."""
     if not line.isascii() and _LONE_SURROGATE.search(line):  # a valid file has them only as \u escapes
         raise ValueError("the line is not UTF-8")
-    row = json.loads(line)
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at character {error.pos + 1}") from error
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
     return row

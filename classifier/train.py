@@ -164,8 +164,13 @@ def check_trainable(matrix: Matrix) -> list[str]:
     warnings = []
     for t, tier in enumerate(matrix.tiers):
         seen = matrix.outcomes[~np.isnan(matrix.outcomes[:, t]), t]
-        good = int((seen > 0.5).sum())
+        good, bad = int((seen > 0.5).sum()), int((seen < 0.5).sum())
         few = min(good, len(seen) - good)
+        if not good and not bad and len(seen) >= MIN_ROWS:
+            raise TrainingError(
+                f"tier {tier!r}: the {len(seen)} labels come to one half each, as many good as bad for one prompt: "
+                "they contradict each other, and nothing can be learnt"
+            )
         if few == 0 and len(seen) >= MIN_ROWS:
             which = "adequate" if good else "inadequate"
             raise TrainingError(f"tier {tier!r}: all {len(seen)} labels say {which}; both kinds are needed to learn")

@@ -126,7 +126,7 @@ def calibrate_threshold(
     from router.settings import load_settings
 
     settings = load_settings(config)
-    prices = {**_listed(settings), **_given(price)}
+    prices = {**_listed(settings), **given_prices(price)}
     if target is None and premium_share is None:
         target = settings.policy.quality_target_ratio
     root = None if model is not None else settings.classifier.registry_dir
@@ -165,7 +165,8 @@ def _listed(settings: Settings) -> dict[str, TokenPrices]:
     return found
 
 
-def _given(prices: Sequence[str]) -> dict[str, TokenPrices]:
+def given_prices(prices: Sequence[str]) -> dict[str, TokenPrices]:
+    """Prices written as `tier=input/output`, by tier. Raises `typer.BadParameter`."""
     from classifier.calibrate import TokenPrices
 
     found = {}

@@ -82,25 +82,33 @@ def evaluate(
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="Rows the model was trained on too; this flatters it.")
     ] = False,
+    price: Annotated[
+        list[str] | None,
+        typer.Option(help="USD per million tokens (in/out) of a tier: cheap=0.1/0.5; default those in the report."),
+    ] = None,
     threads: ThreadsOption = 1,
     config: ConfigOption = None,
 ) -> None:
     """Say how good a model is on labelled rows it has not seen: quality against cost, calibration."""
     from classifier import cli
+    from router.commands.labels import given_prices
 
     root = None if model is not None else _registry_root(config)
+    prices = given_prices(price or [])
     with _exit_codes(), _steps() as progress:
         found = cli.evaluate(
             labels,
             out,
             model=model,
             registry_root=root,
+            prices=prices or None,
             include_seen=include_seen,
             threads=threads,
             progress=progress,
         )
     write_json(
-        {name: found[name] for name in ("model_version", "pooled", "notes")} | {"report": str(out / "report.md")}
+        {name: found[name] for name in ("model_version", "pooled", "quality_dials", "tier_quality", "notes")}
+        | {"report": str(out / "report.md")}
     )
 
 

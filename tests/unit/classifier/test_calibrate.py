@@ -117,6 +117,13 @@ def test_without_evidence_the_safest_setting_is_used_and_said() -> None:
     assert dial.cost_ratio == pytest.approx(1.0)
 
 
+def test_a_lone_tier_keeps_its_own_quality_without_any_proof() -> None:
+    lone = {"local": PRICES["local"]}
+    dial = nu_for_target(sample(5, np.random.default_rng(1)), lone, target_ratio=0.99, reference="local")
+    assert (dial.certified, dial.kept_ratio, dial.cost_ratio) == (True, 1.0, 1.0)
+    assert dial.nu_usd > 0.0 and "the only tier" in dial.statement
+
+
 def test_prices_move_nu() -> None:
     made = sample(1_000, np.random.default_rng(2))
     dearer = PRICES | {"premium": TokenPrices(12.5, 50.0)}

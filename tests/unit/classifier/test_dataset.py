@@ -50,7 +50,7 @@ def test_a_wrong_row_says_what_is_wrong(broken: Any, says: str) -> None:
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no usable row of 0"):
+    with pytest.raises(DatasetError, match="holds no row"):
         read_labels(write(tmp_path / "e.jsonl", []))
 
 

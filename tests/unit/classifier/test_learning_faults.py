@@ -21,11 +21,17 @@ from tests.learning_data import TIERS, rows, write
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 ODD_COUNTS: list[dict[str, Any]] = [{}, {"input_tokens": 10**400}, {"input_tokens": -5}, {"max_tokens": True}]
 
+CONTRADICTORY = [
+    r | {"outcomes": {t: abs(side - q) for t, q in r["outcomes"].items()}} for side in (0.0, 1.0) for r in rows(60)
+]
+
 
 @pytest.mark.parametrize(
     ("made", "says"),
     [
-        ([], "no usable row"),
+        ([], "holds no row"),
+        ([{"prompt": "hi", "label": 1}] * 50, "`outcomes` names no tier.*A row is a line of JSON with `messages`"),
+        (CONTRADICTORY, "the 60 labels come to one half each.*contradict each other"),
         (rows(10), "at least 40"),
         ([r | {"outcomes": {"local": 1.0, "premium": 1.0}} for r in rows(60)], "all 60 labels say adequate"),
         ([r | {"conversation": "one"} for r in rows(60)], "share one stem or conversation"),
