@@ -66,7 +66,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
     budgets = _budgets(settings, clock)
     ledger = SqlLedger(settings.server.database_url, settings.server.data_dir, clock=clock, on_warning=telemetry.warn)
     scoring = _scoring(settings, telemetry)
-    state = _live_state(settings, clock, book, candidates, ours, budgets, scoring)
+    state = _live_state(settings, clock, book, candidates, ours, budgets, scoring, telemetry)
     keeper = _keeper(settings, state, candidates, ours, ledger, telemetry, clock)
     lengths = LengthTable()
     tokens = TiktokenCounter()
@@ -128,6 +128,7 @@ def _live_state(
     engines: tuple[LocalEngine, ...],
     budgets: BudgetBook,
     scoring: ScorerChoice,
+    telemetry: PrometheusTelemetry,
 ) -> LiveState:
     models = {model.name: model for _, model in settings.tiers.api_models()}
 
@@ -148,6 +149,7 @@ def _live_state(
         judged=scoring,
         watch=ScoreWatch(max_premium_rise_ratio=settings.policy.max_premium_rise_ratio),
         exploration=exploration if settings.policy.exploration_ratio > 0.0 else None,
+        on_left_alone=lambda name, cause: telemetry.warn("upstream_left_alone", model=name, cause=cause),
     )
 
 

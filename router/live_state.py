@@ -33,7 +33,7 @@ from router.core.lengths import output_variance
 from router.core.replay import world_bytes, world_hash
 from router.core.request import RequestFacts
 from router.core.snapshot import AssetRate, PriceRow, ProviderHealth, Snapshot
-from router.core.vocabulary import Flag, Reason, Reject, Tier
+from router.core.vocabulary import CircuitState, Flag, Reason, Reject, Tier
 from router.ports import Clock, LocalTicket, ScoringPolicy
 from router.score_watch import ScoreWatch
 from router.scorer_choice import ScorerChoice
@@ -155,9 +155,12 @@ class LiveState:
         judged: ScorerChoice,
         exploration: ExplorationBudget | None = None,
         watch: ScoreWatch | None = None,
+        on_left_alone: Callable[[str, str], None] = lambda _name, _cause: None,
     ) -> None:
+        """`on_left_alone` hears of each candidate, and why, that fails so often that it gets no calls for a while."""
         self._clock = clock
         self._exploration = exploration
+        self._on_left_alone = on_left_alone
         self._candidates = candidates
         self._price_row = price_row
         self._budgets = budgets
@@ -252,6 +255,8 @@ class LiveState:
         new = after(old, result.outcome, result.finished_at_s, retry_after_s=result.retry_after_s)
         if new != old:
             self._health = {**self._health, candidate.name: new}
+            if new.state is CircuitState.OPEN and old.state is CircuitState.CLOSED:
+                self._on_left_alone(candidate.name, result.outcome.value)
         if result.usage is not None and not result.usage.estimated:
             self._note_cache(candidate.name, told=Flag.CACHE_UNKNOWN not in result.usage.flags)
 

@@ -143,6 +143,11 @@ async def test_a_server_error_is_tried_again_and_then_elsewhere(house: House):
     assert headers["x-router-tier"] == "cheap"
     assert headers["x-router-attempts"] == "3"
     assert house.calls == {"local": 0, "cheap": 1, "big": 2}
+    assert house.front.alerts("upstream_left_alone") == 0
+    await house.ask(HARD)
+    assert house.front.alerts("upstream_left_alone") == 1
+    await house.ask(HARD)
+    assert house.front.alerts("upstream_left_alone") == 1
 
 
 @pytest.mark.parametrize("house", [IMPATIENT], indirect=True)
