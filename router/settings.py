@@ -107,21 +107,32 @@ FurtherCheck = Callable[[TierSettings], Iterable[tuple[ApiModel, str]]]
 
 
 def load_settings(
-    config: FilePath | None = None, environ: Mapping[str, str] | None = None, *, further: FurtherCheck | None = None
+    config: FilePath | None = None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    further: FurtherCheck | None = None,
+    serving: bool = True,
 ) -> Settings:
     """Settings from `config` (else `./router.yaml`, else the shipped default) and `environ` (default: the process's).
 
-    Raises `ConfigError` with every mistake at once, those that `further` finds included.
+    Raises `ConfigError` with every mistake at once, those that `further` finds included. `serving=False` is for
+    commands that only read: they need no key of anybody's, and whoever runs them may not have one.
     """
+    environ = os.environ if environ is None else environ
     path = find_config(config, FilePath())
     if path is None:
         text = resources.files("router").joinpath("shipped/router.yaml").read_text(encoding="utf-8")
-        return parse_settings(text, os.environ if environ is None else environ, source=SHIPPED_SOURCE, further=further)
-    return parse_settings(_read(path), os.environ if environ is None else environ, source=str(path), further=further)
+        return parse_settings(text, environ, source=SHIPPED_SOURCE, further=further, serving=serving)
+    return parse_settings(_read(path), environ, source=str(path), further=further, serving=serving)
 
 
 def parse_settings(
-    text: str, environ: Mapping[str, str], *, source: str = "config", further: FurtherCheck | None = None
+    text: str,
+    environ: Mapping[str, str],
+    *,
+    source: str = "config",
+    further: FurtherCheck | None = None,
+    serving: bool = True,
 ) -> Settings:
     """Settings from the text of a file and an environment. Raises `ConfigError` as `load_settings` does."""
     tree = read_yaml(text)
@@ -136,10 +147,15 @@ def parse_settings(
         if not any(bad[: len(path)] == path or path[: len(bad)] == bad for bad in refused):
             problems.append(tree.problem(path, what))
 
+    def note_unset(path: Path, what: str) -> None:
+        if serving:
+            note(path, what)
+
     secrets = Secrets(environ, lambda variable, what: problems.append(in_environment(variable, what)))
     url_path: Path = ("server", "database_url")
-    server = build_server(file.server, secrets, note, url_from_file=url_path in tree.lines and url_path not in tree.env)
-    tiers = build_tiers(file.tiers, secrets, note)
+    url_from_file = url_path in tree.lines and url_path not in tree.env
+    server = build_server(file.server, secrets, note, note_unset, url_from_file=url_from_file)
+    tiers = build_tiers(file.tiers, secrets, note, note_unset)
     policy = build_policy(file.policy)
     learning = build_learning(file.learning, tiers, note)
     for model, what in further(tiers) if further is not None else ():

@@ -28,8 +28,13 @@ from router.settings_yaml import Path
 API_KEY_ENV = "ROUTER_API_KEY"
 
 
-def build_server(file: ServerFile, secrets: Secrets, note: Note, *, url_from_file: bool) -> ServerSettings:
-    """The `server` section. `url_from_file`: database_url stands in the file, where no password may stand."""
+def build_server(
+    file: ServerFile, secrets: Secrets, note: Note, note_unset: Note, *, url_from_file: bool
+) -> ServerSettings:
+    """The `server` section. `url_from_file`: database_url stands in the file, where no password may stand.
+
+    `note_unset` is told of keys that only the environment lacks.
+    """
     data_dir = FilePath(file.data_dir)
     url = file.database_url or f"sqlite:///{data_dir / 'router.db'}"
     where: Path = ("server", "database_url")
@@ -53,7 +58,7 @@ def build_server(file: ServerFile, secrets: Secrets, note: Note, *, url_from_fil
         body_timeout_s=file.body_timeout_s,
         drain_grace_s=file.drain_grace_s,
         store_prompts=file.store_prompts,
-        auth=_auth(file, secrets, note),
+        auth=_auth(file, secrets, note, note_unset),
     )
 
 
@@ -73,7 +78,7 @@ def _checked_database_url(url: str, where: Path, note: Note, *, url_from_file: b
     return masked
 
 
-def _auth(file: ServerFile, secrets: Secrets, note: Note) -> AuthSettings:
+def _auth(file: ServerFile, secrets: Secrets, note: Note, note_unset: Note) -> AuthSettings:
     keys: list[AuthKey] = []
     unset: list[str] = []
     own = secrets.read(API_KEY_ENV)
@@ -109,7 +114,7 @@ def _auth(file: ServerFile, secrets: Secrets, note: Note) -> AuthSettings:
     elif required and not keys:
         unset_text = f" ({', '.join(unset)}: not set)" if unset else ""
         names = " or ".join((API_KEY_ENV, *unset))
-        note(
+        note_unset(
             ("server", "auth", "keys") if unset else ("server", "auth") if file.auth.required else ("server", "host"),
             f"{'a key is required' if loopback else f'{file.host} can be reached from elsewhere'}, but no key is "
             f"configured{unset_text}; export {names} with a long random value, or "

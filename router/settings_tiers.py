@@ -22,8 +22,11 @@ from router.settings_types import (
 from router.settings_yaml import Path, show_path
 
 
-def build_tiers(file: TiersFile, secrets: Secrets, note: Note) -> TierSettings:
-    """The `tiers` section; also checks that names are unique and that one tier can answer."""
+def build_tiers(file: TiersFile, secrets: Secrets, note: Note, note_unset: Note) -> TierSettings:
+    """The `tiers` section; also checks that names are unique and that one tier can answer.
+
+    `note_unset` is told where none can for want of keys that only the environment lacks.
+    """
     engines = build_engines(file.local or LocalFile(engine="none"), secrets, note)
     cheap = _api_tier("cheap", file.cheap, secrets, note)
     premium = _api_tier("premium", file.premium, secrets, note)
@@ -43,7 +46,8 @@ def build_tiers(file: TiersFile, secrets: Secrets, note: Note) -> TierSettings:
         unset = [model.unavailable for _, model in tiers.api_models()]
         unset += [engine.unavailable for engine in tiers.engines]
         told = "; ".join(sorted({text for text in unset if text})) or "no tier has a model"
-        note(("tiers",), f"no tier can answer: {told}; export a key, or set tiers.local.engine to embedded")
+        say = note_unset if cheap or premium else note
+        say(("tiers",), f"no tier can answer: {told}; export a key, or set tiers.local.engine to embedded")
     return tiers
 
 

@@ -21,7 +21,7 @@ _BAR_CHARS = 32
 @contextmanager
 def books_of(config: Path | None) -> Iterator[tuple[Settings, Engine]]:
     """Settings and books. Raises `Unavailable` for a database that cannot be read."""
-    settings = load_settings(config)
+    settings = load_settings(config, serving=False)
     engine = read_engine(settings.server.database_url)
     try:
         yield settings, engine

@@ -31,7 +31,7 @@ def run(
     processing: str,
 ) -> None:
     """Print the estimate. Raises `RouterError` for a model without a price."""
-    settings = load_settings(config)
+    settings = load_settings(config, serving=False)
     usage = TokenUsage(input_tokens, output_tokens, cached_input_tokens)
     found = estimate(settings, book_of(settings), model, usage, at_utc, processing)
     a_day = Decimal(str(requests_per_day)) if requests_per_day is not None else Decimal(1)

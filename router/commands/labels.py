@@ -125,7 +125,7 @@ def calibrate_threshold(
     from classifier import cli
     from router.settings import load_settings
 
-    settings = load_settings(config)
+    settings = load_settings(config, serving=False)
     prices = {**_listed(settings), **given_prices(price)}
     if target is None and premium_share is None:
         target = settings.policy.quality_target_ratio

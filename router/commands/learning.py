@@ -196,7 +196,7 @@ def calibrate_threshold(
 def _registry_root(config: Path | None) -> Path:
     from router.settings import load_settings
 
-    return load_settings(config).classifier.registry_dir
+    return load_settings(config, serving=False).classifier.registry_dir
 
 
 @contextmanager

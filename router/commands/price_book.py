@@ -35,7 +35,7 @@ def since(row: PriceRow) -> str | None:
 
 def show(config: Path | None, form: Format, *, model: str, at_utc: datetime) -> None:
     """Print the row in force, one line a tier of input tokens."""
-    row = row_for(load_settings(config), model, at_utc)
+    row = row_for(load_settings(config, serving=False), model, at_utc)
     head: dict[str, Any] = {
         "model": row.model,
         "provider": row.provider,
@@ -67,7 +67,7 @@ def show(config: Path | None, form: Format, *, model: str, at_utc: datetime) -> 
 
 def check(config: Path | None, form: Format) -> bool:
     """Print what is to be said of the configured models' prices; false when one has no price at all."""
-    settings = load_settings(config)
+    settings = load_settings(config, serving=False)
     models = [model.price_key for _, model in settings.tiers.api_models()]
     notes = book_of(settings).check(models, datetime.now(UTC))
     rows = [{"kind": note.kind, "model": note.model, "text": note.text} for note in notes]

@@ -71,7 +71,7 @@ def run(config: Path | None, form: Format, options: Options) -> None:
     Raises `RouterError` for names that are not known, a trace that cannot be read and a log that cannot be.
     """
     names = _checked(options)
-    settings = load_settings(config)
+    settings = load_settings(config, serving=False)
     price = _price(settings)
     engine = setting(
         settings.tiers.local,

@@ -475,6 +475,19 @@ def test_keys_that_are_named_but_not_set_open_the_gateway_to_nobody() -> None:
     assert not parse_settings(EMBEDDED + f"server: {{auth: {{required: false, {keys}}}}}", {}).server.auth.required
 
 
+def test_who_only_reads_needs_nobodys_key() -> None:
+    text = (
+        "server: {auth: {required: true, keys: [{tenant: a, key_env: A}]}}\n"
+        "tiers: {local: {engine: none}, cheap: {model: openai/gpt-6-luna}}"
+    )
+    with pytest.raises(ConfigError) as refused:
+        parse_settings(text, {})
+    assert len(refused.value.problems) == 2
+    assert parse_settings(text, {}, serving=False).tiers.api_models()
+    with pytest.raises(ConfigError, match="no tier has a model"):
+        parse_settings("tiers: {local: {engine: none}}", {}, serving=False)
+
+
 def test_a_required_key_that_is_not_set_is_a_mistake() -> None:
     assert "ROUTER_API_KEY" in only_problem(EMBEDDED + "server: {auth: {required: true}}")
 
