@@ -18,6 +18,8 @@ MAX_DEPTH = 64
 BIG_BODY_BYTES = 1_000_000
 MAX_CONTAINERS_OF_BIG_BODY = 200_000
 _LONG_TEXT_CHARS = 1_000
+_LONG_BODY_BYTES = 8_000
+_FEW_QUOTES = 64
 
 _decode_any = msgspec.json.Decoder().decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -81,11 +83,12 @@ def _refuse_nul_and_duplicates(body: bytes, document: dict[str, Any]) -> None:
     So re-encoding keeps the number of quotes unless a quote was written as an escape (then we look closely) or a
     string has vanished; and only a repeated key makes strings vanish.
     """
-    escape = _NUL_OR_QUOTE.search(body) if b"\\u" in body else None
+    # One byte is looked for many times as fast as two.
+    escape = _NUL_OR_QUOTE.search(body) if b"\\" in body and b"\\u" in body else None
     if escape is not None:
         if _is_escaped(_NUL_ESCAPE, body):
             raise BadRequest("the body holds a NUL character (\\u0000); remove it", code="invalid_json", param="body")
-    elif body.count(b'"') == _count_quotes(document):
+    elif _count_quotes_of(body) == _count_quotes(document):
         return
     try:
         json.loads(body, object_pairs_hook=_unique)
@@ -95,6 +98,18 @@ def _refuse_nul_and_duplicates(body: bytes, document: dict[str, Any]) -> None:
 
 def _is_escaped(escape: re.Pattern[bytes], body: bytes) -> bool:
     return any(len(found[1]) % 2 for found in escape.finditer(body))
+
+
+def _count_quotes_of(body: bytes) -> int:
+    """`body.count(b'"')`, which looks at every byte; in a long body they are found, as long as they are few."""
+    if len(body) < _LONG_BODY_BYTES:
+        return body.count(b'"')
+    at = -1
+    for found in range(_FEW_QUOTES):
+        at = body.find(b'"', at + 1)
+        if at < 0:
+            return found
+    return _FEW_QUOTES + body.count(b'"', at + 1)
 
 
 def _count_quotes(document: dict[str, Any]) -> int:
@@ -107,7 +122,7 @@ def _count_quotes(document: dict[str, Any]) -> int:
     for message in messages:
         text = message.get("content") if type(message) is dict else None
         if type(text) is str and len(text) > _LONG_TEXT_CHARS:
-            quotes += text.count('"')
+            quotes += text.count('"') if '"' in text else 0
             rest.append({**message, "content": ""})
         else:
             rest.append(message)

@@ -212,3 +212,12 @@ def test_accepted_means_the_strict_referee_reads_the_same(body: bytes) -> None:
         return
     assert document == wanted
     assert list(members) == list(document)
+
+
+@pytest.mark.parametrize("quotes", [0, 20, 60, 64, 200])
+def test_a_key_twice_is_found_in_a_long_body_however_many_quotes_it_holds(quotes: int) -> None:
+    text = json.dumps("long " * 4_000 + '"' * quotes)
+    honest = f'{{"messages": [{{"role": "user", "content": {text}}}], "n": 1}}'.encode()
+    assert decode_object(honest)[0]["n"] == 1
+    with pytest.raises(BadRequest, match="twice"):
+        decode_object(honest[:-1] + b', "n": 2}')
