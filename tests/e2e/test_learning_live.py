@@ -20,6 +20,9 @@ from tests.patience import PATIENCE_S
 from tests.upstream import FakeUpstream, ok
 
 TENANTS = [f"team{i}" for i in range(6)]
+LIMITS = httpx.Limits(
+    keepalive_expiry=1.0
+)  # sooner than the gateway hangs up on who is silent while a model is trained
 ENVIRONMENT = {"API_KEY": "sk-up", **{f"KEY_{t.upper()}": f"sk-{t}" for t in TENANTS}}
 # In this house the cheap model writes poems as well as the big one does, and cannot prove a thing.
 CHEAPEST_GOOD = {"poem": "cheap", "proof": "premium"}
@@ -48,22 +51,31 @@ async def command(*arguments: object) -> int:
     return await asyncio.to_thread(run)
 
 
-async def live(client: httpx.AsyncClient, front: RunningGateway, count: int) -> None:
-    """`count` requests; whoever asked says how good the answer was."""
+async def live(
+    client: httpx.AsyncClient, front: RunningGateway, count: int, *, of: str | None = None, first: int = 0
+) -> set[str]:
+    """`count` requests; whoever asked says how good the answer was. `of`: one tenant, which always says bad."""
 
-    async def one(number: int) -> None:
+    async def one(number: int) -> str:
         kind = "poem" if number % 2 else "proof"
-        head = {"authorization": f"Bearer sk-{TENANTS[number % len(TENANTS)]}"}
+        head = {"authorization": f"Bearer sk-{of or TENANTS[number % len(TENANTS)]}"}
         body = {"model": "auto", "messages": [{"role": "user", "content": prompt(kind, number)}]}
         answer = await client.post("/v1/chat/completions", json=body, headers=head)
         assert answer.status_code == 200, answer.text
-        score = float(is_good(kind, answer.headers["x-router-tier"], number))
+        score = 0.0 if of is not None else float(is_good(kind, answer.headers["x-router-tier"], number))
         await front.gateway.ledger.flush()
         given = {"request_id": answer.headers["x-request-id"], "score": score}
         assert (await client.post("/v1/feedback", json=given, headers=head)).status_code < 300
+        return str(given["request_id"])
 
-    for start in range(0, count, 20):
-        await asyncio.gather(*(one(number) for number in range(start, min(start + 20, count))))
+    asked: set[str] = set()
+    for start in range(first, first + count, 20):
+        asked.update(await asyncio.gather(*(one(number) for number in range(start, min(start + 20, first + count)))))
+    return asked
+
+
+def ids_of(labels: Path) -> set[str]:
+    return {json.loads(line)["request_id"] for line in labels.read_text().splitlines()}
 
 
 async def right(client: httpx.AsyncClient) -> float:
@@ -105,6 +117,8 @@ async def test_a_model_learnt_from_the_gateways_own_log_changes_its_routing_whil
         config = config_of(tmp_path, cheap, big)
         file = tmp_path / "router.yaml"
         file.write_text(yaml.safe_dump(config))
+        without = config | {"learning": {"exclude_tenants": TENANTS[:1]}}
+        (tmp_path / "without.yaml").write_text(yaml.safe_dump(without))
         front = await stack.enter_async_context(running(config, ENVIRONMENT))
         client = await stack.enter_async_context(httpx.AsyncClient(base_url=front.url, timeout=PATIENCE_S))
         await live(client, front, 260)
@@ -128,6 +142,32 @@ async def test_a_model_learnt_from_the_gateways_own_log_changes_its_routing_whil
         await served
         assert await right(client) > 0.95
 
+        await poisoned(client, front, file, tmp_path, capsys)
+        assert front.gateway.state.snapshot().scorer_version == version, "what was in force stays"
+        assert await right(client) > 0.95
+
         assert await command("rollback", "--config", file) == 0
         await until(lambda: front.gateway.state.snapshot().scorer_version != version)
         assert await right(client) < 0.8
+
+
+async def poisoned(
+    client: httpx.AsyncClient, front: RunningGateway, file: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One key votes down whatever it gets, more often than all others vote: it is capped and named, and the
+    model that its votes have made worse does not pass the gate on fresh labels of the others."""
+    votes, fresh, model = folder / "votes.jsonl", folder / "fresh.jsonl", folder / "poisoned"
+    theirs = await live(client, front, 300, of=TENANTS[0], first=4_000)
+    capsys.readouterr()
+    assert await command("export-labels", "--out", votes, "--config", file) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["judgements"]["feedback"] > 550 and told["capped_by_judge"][TENANTS[0]] > 180
+    rows = ids_of(votes)
+    assert 0.1 * len(rows) < len(rows & theirs) < 0.3 * len(rows)
+    assert await command("train", "--labels", votes, "--out", model) == 0
+    await live(client, front, 100, first=6_000)
+    assert await command("export-labels", "--out", fresh, "--config", folder / "without.yaml") == 0
+    assert ids_of(fresh).isdisjoint(theirs)
+    capsys.readouterr()
+    assert await command("promote", model, "--labels", fresh, "--config", file) == 1
+    assert "not promoted: " in capsys.readouterr().err
