@@ -143,3 +143,45 @@ def report_break_even(
     if not 0 < (slo_capacity_rps or 0) <= (saturation_rps or 0):
         raise typer.BadParameter("needs 0 < --slo-capacity-rps <= --saturation-rps")
     break_even.run(form, usd_per_hour=usd_per_hour, **figures)  # type: ignore[arg-type]
+
+
+@report.command("payback")
+def report_payback(
+    rent_usd_per_hour: Annotated[Decimal, _figure("What an hour of the same hardware costs to rent, in USD.")],
+    purchase_usd: Annotated[Decimal | None, _figure("Its price; default: the hardware of the config.")] = None,
+    residual_usd: Annotated[Decimal, _figure("What it is sold for in the end.")] = Decimal(0),
+    years: Annotated[Decimal, _figure("Years in service.")] = Decimal(4),
+    discount_rate_ratio: Annotated[Decimal, _figure("Cost of capital a year, such as 0.08.")] = Decimal(0),
+    availability_ratio: Annotated[Decimal, _figure("Share of the year in which it can serve.")] = Decimal(1),
+    power_kw: Annotated[Decimal, _figure("Mean power in kW.")] = Decimal(0),
+    pue_ratio: Annotated[Decimal, _figure("Power of the room over that of the hardware.")] = Decimal(1),
+    usd_per_kwh: Annotated[Decimal, _figure("Price of a kWh in USD.")] = Decimal(0),
+    colo_usd_per_hour: Annotated[Decimal, _figure("Floor space an hour, in USD.")] = Decimal(0),
+    ops_usd_per_hour: Annotated[Decimal, _figure("Operations an hour, in USD.")] = Decimal(0),
+    other_usd_per_hour: Annotated[Decimal, _figure("Anything else an hour, in USD.")] = Decimal(0),
+    config: ConfigOption = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """When hardware that was bought has paid for itself against renting it: of given figures, or of the config's."""
+    from router.commands import payback
+    from router.core.hardware import OwnedHardware
+
+    hardware = None
+    if purchase_usd is not None:
+        try:
+            hardware = OwnedHardware(
+                purchase_usd=purchase_usd,
+                residual_usd=residual_usd,
+                years=years,
+                discount_rate_ratio=discount_rate_ratio,
+                availability_ratio=availability_ratio,
+                power_kw=power_kw,
+                pue_ratio=pue_ratio,
+                usd_per_kwh=usd_per_kwh,
+                colo_usd_per_hour=colo_usd_per_hour,
+                ops_usd_per_hour=ops_usd_per_hour,
+                other_usd_per_hour=other_usd_per_hour,
+            )
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+    payback.run(config, form, hardware, rent_usd_per_hour=rent_usd_per_hour)

@@ -17,6 +17,7 @@ class Verdict(StrEnum):
     YES = "yes"
     ABOVE_SLO = "above_slo"  # only at a load at which the promised latency does not hold
     NEVER = "never"  # the engine is saturated before, or the API costs nothing more
+    NO = "no"  # of one load: not there, though at another
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ def sensitivity(
     """The break-even load at other hourly rates and API prices, and what a request costs at shares of the capacity.
 
     For `utilization` the figure is the local cost of a request at that share of the capacity, and the verdict says
-    whether it is below the API's price there (yes) or not (never).
+    whether it is below the API's price there (yes), at a higher load only (no), or at none that can be had (never).
     """
     rows = []
     for what, factors in (("usd_per_hour", _RATE_FACTORS), ("api_price", _PRICE_FACTORS)):
@@ -135,9 +136,17 @@ def sensitivity(
             rows.append(
                 Sensitivity(what, factor, shown, found.requests_per_s, found.share_of_slo_capacity, found.verdict)
             )
+    there = break_even_at(
+        usd_per_request,
+        usd_per_hour=usd_per_hour,
+        slo_capacity_rps=slo_capacity_rps,
+        saturation_rps=saturation_rps,
+        marginal_usd_per_request=marginal_usd_per_request,
+    )
+    otherwise = Verdict.NEVER if there.verdict is Verdict.NEVER else Verdict.NO
     for share in _UTILIZATIONS:
         rps = share * slo_capacity_rps
         cost = _CONTEXT.divide(usd_per_hour, rps * _SECONDS_PER_HOUR) + marginal_usd_per_request
-        verdict = Verdict.YES if cost < usd_per_request else Verdict.NEVER
+        verdict = Verdict.YES if cost < usd_per_request else otherwise
         rows.append(Sensitivity("utilization", share, cost, rps, share, verdict))
     return tuple(rows)

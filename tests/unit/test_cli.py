@@ -199,6 +199,56 @@ def test_break_even_against_a_discount_host(run: Any, usd_per_hour: str, verdict
     assert f"verdict                 {verdict}" in run(*BREAK_EVEN, *prices)[1]
 
 
+CARD = {
+    "--rent-usd-per-hour": "2.50",
+    "--purchase-usd": "40000",
+    "--residual-usd": "10000",
+    "--years": "4",
+    "--discount-rate-ratio": "0.08",
+    "--availability-ratio": "0.98",
+    "--power-kw": "0.9",
+    "--pue-ratio": "1.3",
+    "--usd-per-kwh": "0.09",
+    "--colo-usd-per-hour": "0.15",
+    "--ops-usd-per-hour": "0.25",
+}
+
+
+def test_payback_of_a_card_that_was_bought_is_the_worked_example(run: Any) -> None:
+    code, out, _ = run("report", "payback", *(word for pair in CARD.items() for word in pair), "--format", "json")
+    told = json.loads(out)
+    assert code == 0
+    assert (round(told["usd_per_hour"], 4), round(told["capital_usd_per_hour"], 4)) == (1.6528, 1.1475)
+    assert (round(told["payback_years"], 3), round(told["payback_months"], 1)) == (2.334, 28.0)
+    assert told["verdict"] == "yes"
+
+
+@pytest.mark.parametrize(("rent", "verdict"), [("0.40", "never"), ("1.2", "too_late"), ("2.5", "yes")])
+def test_payback_says_never_and_too_late(run: Any, rent: str, verdict: str) -> None:
+    words = (word for pair in (CARD | {"--rent-usd-per-hour": rent}).items() for word in pair)
+    told = json.loads(run("report", "payback", *words, "--format", "json")[1])
+    assert told["verdict"] == verdict
+    assert (told["payback_years"] is None) == (verdict == "never")
+
+
+def test_payback_of_the_config_and_of_what_cannot_be(run: Any, tmp_path: Path) -> None:
+    file = tmp_path / "router.yaml"
+    file.write_text("tiers: {local: {engine: embedded}}\n")
+    code, _, err = run("report", "payback", "--rent-usd-per-hour", "2.5", "--config", str(file))
+    assert (code, "--purchase-usd" in err) == (1, True)
+    words = (word for pair in (CARD | {"--years": "0"}).items() for word in pair)
+    code, _, err = run("report", "payback", *words)
+    assert (code, "years must be above 0" in err) == (2, True)
+    file.write_text(
+        "tiers: {local: {engine: embedded, hardware: {kind: owned, purchase_usd: 40000, residual_usd: 10000, "
+        "years: 4, discount_rate_ratio: 0.08, availability_ratio: 0.98, power_kw: 0.9, pue_ratio: 1.3, "
+        "usd_per_kwh: 0.09, colo_usd_per_hour: 0.15, ops_usd_per_hour: 0.25}}}\n"
+    )
+    code, out, err = run("report", "payback", "--rent-usd-per-hour", "2.5", "--config", str(file), "--format", "json")
+    assert code == 0, err
+    assert [round(row["payback_years"], 3) for row in json.loads(out)] == [2.334]
+
+
 def test_break_even_takes_a_config_like_every_command(run: Any, tmp_path: Path) -> None:
     file = tmp_path / "router.yaml"
     file.write_text("tiers: {local: {engine: embedded}}\n")

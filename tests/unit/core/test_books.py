@@ -111,6 +111,6 @@ def test_the_answer_moves_with_rate_price_and_utilisation() -> None:
     assert by["api_price", Decimal("0.25")].verdict is Verdict.YES
     assert round(by["api_price", Decimal("0.25")].share_of_slo_capacity or 0, 4) == Decimal("0.7536")
     # it breaks even at 18.84 % of the capacity: at 10 % a request is dearer than the API's, at 25 % it is not
-    assert by["utilization", Decimal("0.1")].verdict is Verdict.NEVER
+    assert by["utilization", Decimal("0.1")].verdict is Verdict.NO, "at a higher load it pays"
     assert by["utilization", Decimal("0.25")].verdict is Verdict.YES
     assert by["utilization", Decimal(1)].usd < by["utilization", Decimal("0.5")].usd
