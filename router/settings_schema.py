@@ -90,7 +90,10 @@ class TimeoutsFile(Section):
 
     connect_s: Seconds = Field(2.0, description="seconds to connect")
     first_byte_s: Seconds = Field(
-        20.0, description="seconds to the first token of a stream, or to the headers of a plain call"
+        20.0,
+        description="seconds to the first token of a stream, or to the headers of a plain call. Those come with the "
+        "last token: raise it where plain answers are long, or stream them (an engine that we start is waited for up to "
+        "`total_s`)",
     )
     idle_s: Seconds = Field(20.0, description="seconds of silence after which a call counts as broken")
     total_s: Seconds = Field(120.0, description="seconds a request may take, all its attempts together")

@@ -21,6 +21,7 @@ from router.errors import BadRequest, Unavailable
 from router.settings import Settings, load_settings
 from router.simulation.arrivals import gamma_bursts
 from router.simulation.bound import least_spend_ratio
+from router.simulation.company import Company, others_of
 from router.simulation.plot import svg
 from router.simulation.policies import DEFAULT_NAMES, RULES, Policy, rule
 from router.simulation.product import PRODUCTS, ProductPolicy
@@ -46,7 +47,8 @@ class Options:
     """What the command was asked: a set of `workloads`, a `trace`, or (neither) the log.
 
     `azure` is the folder of the published files that the six workloads are made of; at most one of `scale` and
-    `rate_rps` is given; `requests` cuts every workload.
+    `rate_rps` is given; `requests` cuts every workload. `others_ratio` of the requests are sent to the engine past the
+    gateway, of which there are `gateways` that share it.
     """
 
     trace: Path | None = None
@@ -62,6 +64,8 @@ class Options:
     burst_cv: float | None = None
     max_batched_tokens: int | None = None
     self_calibration: bool = True
+    others_ratio: float = 0.0
+    gateways: int = 1
     plot: Path | None = None
 
 
@@ -73,6 +77,13 @@ def run(config: Path | None, form: Format, options: Options) -> None:
     names = _checked(options)
     settings = load_settings(config, serving=False)
     price = _price(settings)
+    several = len(settings.tiers.engines)
+    if several > 1 and options.gpu is None:
+        raise BadRequest(
+            f"the config has {several} engines and one is played: name its kind with --gpu, and play its share of the "
+            f"traffic with --scale {1 / several:.3g}",
+            param="gpu",
+        )
     engine = setting(
         settings.tiers.local,
         settings.policy.policy_config(),
@@ -86,7 +97,7 @@ def run(config: Path | None, form: Format, options: Options) -> None:
         told = f"on_saturation: {settings.policy.on_saturation} is played as spill: who waits or is turned away is not."
         print(told, file=sys.stderr)  # noqa: T201 - the command's output
     workloads = _workloads(settings, options)
-    results = _play_all(workloads, names, engine, options.seed)
+    results = _play_all(workloads, names, engine, options)
     title = f"{_described(workloads)} on {engine.described}, else {price.model}"
     if options.plot is not None:
         try:
@@ -95,7 +106,7 @@ def run(config: Path | None, form: Format, options: Options) -> None:
             raise Unavailable(f"{options.plot} cannot be written: {error.strerror}") from error
     totals = pooled(results, engine.slo) if options.workloads is not None else []
     if form is Format.TABLE:
-        _show(results, totals, _least_spend(workloads, engine), title)
+        _show(results, totals, _least_spend(_ours(workloads, options), engine), title)
     else:
         _write(results, totals, form)
 
@@ -109,7 +120,17 @@ def _checked(options: Options) -> list[str]:
     return names
 
 
-def _play_all(workloads: Sequence[Workload], names: Sequence[str], engine: Setting, seed: int) -> list[Result]:
+def _ours(workloads: Sequence[Workload], options: Options) -> list[Workload]:
+    """Without what others send."""
+    found = []
+    for workload in workloads:
+        others = others_of(workload.trace, options.others_ratio, options.seed)
+        kept = tuple(request for place, request in enumerate(workload.trace) if place not in others)
+        found.append(Workload(workload.name, kept))
+    return found
+
+
+def _play_all(workloads: Sequence[Workload], names: Sequence[str], engine: Setting, options: Options) -> list[Result]:
     results: list[Result] = []
     total = len(names) * sum(len(workload.trace) for workload in workloads)
     with _progress(total) as advance:
@@ -117,17 +138,20 @@ def _play_all(workloads: Sequence[Workload], names: Sequence[str], engine: Setti
         for workload in workloads:
             costs_usd = api_costs_usd(workload.trace, engine.product.price)
             for name in names:
+                gateways = [_policy(name, engine) for _ in range(options.gateways)]
+                company = Company(gateways, workload.trace, options.others_ratio, options.seed)
                 played = play(
                     workload.trace,
-                    _policy(name, engine),
+                    company if options.others_ratio or options.gateways > 1 else gateways[0],
                     coefficients=engine.truth,
                     limits=engine.limits,
-                    seed=seed,
+                    seed=options.seed,
                     progress=partial(advance, done),
                 )
                 done += len(workload.trace)
-                row = row_of(name, played, costs_usd, engine.slo)
-                results.append(Result(workload.name, row, played, costs_usd))
+                ours, ours_usd = company.ours(played, costs_usd)
+                row = row_of(name, ours, ours_usd, engine.slo)
+                results.append(Result(workload.name, row, ours, ours_usd))
     return results
 
 

@@ -47,6 +47,12 @@ StepOption = Annotated[
 LearnOption = Annotated[
     bool, typer.Option("--self-calibration/--no-self-calibration", help="Learn coefficients while serving.")
 ]
+OthersOption = Annotated[
+    float, typer.Option(min=0, max=0.9, help="Share of the requests that others send to the engine past the gateway.")
+]
+GatewaysOption = Annotated[
+    int, typer.Option(min=1, max=64, help="Gateways that share the engine, knowing nothing of each other.")
+]
 PlotOption = Annotated[Path | None, typer.Option(dir_okay=False, help="Also draw the rows into this SVG file.")]
 
 
@@ -65,6 +71,8 @@ def simulate(
     burst_cv: BurstOption = None,
     max_batched_tokens: StepOption = None,
     self_calibration: LearnOption = True,
+    others_ratio: OthersOption = 0.0,
+    gateways: GatewaysOption = 1,
     plot: PlotOption = None,
     config: ConfigOption = None,
     form: FormatOption = Format.TABLE,
@@ -97,6 +105,8 @@ def simulate(
         burst_cv=burst_cv,
         max_batched_tokens=max_batched_tokens,
         self_calibration=self_calibration,
+        others_ratio=others_ratio,
+        gateways=gateways,
         plot=plot,
     )
     command.run(config, form, options)

@@ -57,7 +57,7 @@ class Policy(Protocol):
         ...
 
 
-class _Untracked:
+class Untracked:
     """Keeps no count of what it admits."""
 
     watches_tokens = False
@@ -75,7 +75,7 @@ class _Untracked:
         """Nothing to learn."""
 
 
-class GaugePolicy(_Untracked):
+class GaugePolicy(Untracked):
     """Local while the gauges of the last scrape pass a test, whatever has been sent since."""
 
     def __init__(self, passes: Callable[[Gauges], bool]) -> None:
@@ -91,7 +91,7 @@ class GaugePolicy(_Untracked):
         self._gauges = gauges
 
 
-class CountCap(_Untracked):
+class CountCap(Untracked):
     """Local while fewer than `cap` requests of our own are in flight."""
 
     def __init__(self, cap: int) -> None:

@@ -15,6 +15,7 @@ from classifier.datamodels import Score
 from local_llm.coefficients import may_flatter
 from local_llm.datamodels import EngineCoefficients, EngineLimits, ProcessState, SloTargets
 from local_llm.inflight import Inflight, Ticket
+from local_llm.unseen import UnseenLoad
 from router.core.decision import Candidate, PolicyConfig
 from router.core.densities import DensityWindow
 from router.core.lengths import LengthTable, output_variance
@@ -75,6 +76,7 @@ class ProductPolicy:
             self._room.inflight = Inflight(
                 config.coefficients, config.slo, max_batched_tokens=limits.max_batched_tokens
             )
+        self._unseen = UnseenLoad()
         self._densities = DensityWindow()
         self._lengths = LengthTable()
         local = Candidate("local", Tier.LOCAL, "simulated", "local", config.limits.context_window_tokens)
@@ -125,7 +127,19 @@ class ProductPolicy:
         return _Tracked(ticket, self._lengths, request.request_class)
 
     def scraped(self, gauges: Gauges, now_s: float) -> None:
-        """What is in the engine is known better from our own streams."""
+        """What is ours in the engine is known better from our own streams; what is not shows here, as to the poller."""
+        inflight = self._room.inflight
+        own = inflight.state(now_s)
+        room = self._config.limits.kv_tokens
+        self._unseen.observe(
+            now_s,
+            running=gauges.running,
+            waiting=gauges.waiting,
+            own_n=own.n,
+            own_context_tokens=own.context_tokens + own.waiting_prompt_tokens,
+            kv_tokens_used=gauges.kv_usage_ratio * room if room is not None else None,
+        )
+        inflight.unseen_factor, inflight.others = self._unseen.factor, self._unseen.others
 
     def answered_elsewhere(self, request: TraceRequest) -> None:
         """The length of an answer is seen wherever it was written."""

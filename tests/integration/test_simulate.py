@@ -91,6 +91,19 @@ def test_another_gpus_coefficients_are_put_right_unless_that_is_forbidden(
     assert stubborn > 0.05
 
 
+def test_others_on_the_engine_and_other_gateways_are_seen_through_its_gauges(
+    capsys: pytest.CaptureFixture[str], trace: str
+) -> None:
+    few = ("--rate", "8", "--policies", "product,always_local", "--requests", "600")
+    alone = rows(capsys, "--trace", trace, *few)
+    shared = rows(capsys, "--trace", trace, *few, "--others-ratio", "0.5")
+    assert shared["always_local"]["spend_ratio"] == 0.0
+    assert shared["product"]["slo_miss_ratio"] <= shared["always_local"]["slo_miss_ratio"]
+    several = rows(capsys, "--trace", trace, *few, "--gateways", "4")
+    assert several["product"]["slo_miss_ratio"] <= several["always_local"]["slo_miss_ratio"]
+    assert several["always_local"] == alone["always_local"]
+
+
 def test_a_table_a_csv_and_a_plot_say_the_same(capsys: pytest.CaptureFixture[str], trace: str, tmp_path: Path) -> None:
     plot = tmp_path / "plot.svg"
     code, out, _ = simulate(capsys, "--trace", trace, "--policies", "always_api,count20", "--plot", str(plot))
