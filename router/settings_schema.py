@@ -92,7 +92,7 @@ class TimeoutsFile(Section):
     first_byte_s: Seconds = Field(
         20.0,
         description="seconds to the first token of a stream, or to the headers of a plain call. Those come with the "
-        "last token: raise it where plain answers are long, or stream them (an engine that we start is waited for up to "
+        "last token: raise it where plain answers are long, or stream them (engines that we start have up to "
         "`total_s`)",
     )
     idle_s: Seconds = Field(20.0, description="seconds of silence after which a call counts as broken")
