@@ -70,13 +70,16 @@ def _why(alt: Alternative, candidate: Candidate) -> str:
 def _too_long(possible: Sequence[Alternative], facts: RequestFacts, by_name: dict[str, Candidate]) -> ContextTooLong:
     windows = [by_name[alt.name] for alt in possible]
     widest = max(windows, key=lambda c: c.context_window_tokens)
-    asked = f"about {facts.estimate.input_tokens} prompt tokens"
+    asked, cure, param = f"about {facts.estimate.input_tokens} prompt tokens", "Shorten the prompt", "messages"
     if facts.max_output_tokens is not None:
         asked += f" plus max_tokens {facts.max_output_tokens}"
+        cure += " or lower max_tokens"
+        if facts.estimate.input_tokens <= widest.context_window_tokens // 2:  # it is not the prompt that is too long
+            cure, param = "Lower max_tokens", "max_tokens"
     return ContextTooLong(
         f"This request needs {asked}; the largest context window that may answer is {widest.context_window_tokens} "
-        f"tokens ({widest.name}). Shorten the prompt or lower max_tokens.",
-        param="messages",
+        f"tokens ({widest.name}). {cure}.",
+        param=param,
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from local_llm.datamodels import ProcessState
 from router.core.decision import PolicyConfig
 from router.core.policy import decide
 from router.core.refusal import why_nothing
+from router.core.request import TokenEstimate
 from router.core.vocabulary import Locality
 from router.errors import Saturated
 from tests.fakes import ALL, EASY, FULL, LOCAL, engine, facts, snapshot
@@ -36,3 +39,20 @@ def test_who_knows_no_reason_codes_is_told_in_words_what_is_wrong() -> None:
     said = why_nothing(decide(HOME, EASY, ALL, stopped, PolicyConfig()), HOME, ALL, retry_after_s=3.0).message
     assert f"{LOCAL.name}: UNHEALTHY (it does not run, or has not started yet)" in said
     assert "RESIDENCY (this request must stay at home)" in said
+
+
+@pytest.mark.parametrize(
+    ("prompt", "most", "param", "cure"),
+    [
+        (900_000, None, "messages", "Shorten the prompt."),
+        (390_000, 20_000, "messages", "Shorten the prompt or lower max_tokens."),
+        (200, 500_000, "max_tokens", "Lower max_tokens."),
+    ],
+)
+def test_a_request_beyond_every_window_is_told_which_part_of_it_is_too_long(
+    prompt: int, most: int | None, param: str, cure: str
+) -> None:
+    asked = facts(estimate=TokenEstimate(prompt, 100, 300, "class_mean", False), max_output_tokens=most)
+    error = why_nothing(decide(asked, EASY, ALL, snapshot(), PolicyConfig()), asked, ALL, retry_after_s=3.0)
+    assert (error.code, error.param) == ("context_length_exceeded", param)
+    assert error.message.endswith(cure)
