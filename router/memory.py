@@ -34,7 +34,7 @@ def use_huge_pages() -> None:
 
     With pages of 4 KB each is an address to be looked up anew. Blocks for a tenth of a second; other threads go on.
     """
-    with contextlib.suppress(OSError, AttributeError, ValueError):
+    with contextlib.suppress(OSError, AttributeError, LookupError, ValueError):
         madvise = ctypes.CDLL(None).madvise
         madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
         for start, end in full_ranges(_SMAPS.read_text(encoding="utf-8", errors="replace").splitlines()):

@@ -28,6 +28,7 @@ ENGINE_PATIENCE_S = 10.0
 _GC_THRESHOLD = 20_000
 _CUT_S = 1.0  # for those who are cut off to be told and booked
 _BACKLOG = 2048
+_COLLAPSE_AFTER_S = 2.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _NOT_ON_THIS_MACHINE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
@@ -155,6 +156,7 @@ async def _run(gateway: Gateway, sockets: list[socket.socket], *, host: str, por
             backlog=_BACKLOG,
         )
         server = _Server(config, gateway)
+        collapsing = asyncio.create_task(_collapse_later())
         announcing = asyncio.create_task(_announce(gateway, server, host, port, quiet=quiet))
         # What lives now lives for good: the collector need not look at it at every turn.
         gc.collect()
@@ -165,14 +167,20 @@ async def _run(gateway: Gateway, sockets: list[socket.socket], *, host: str, por
             await server.serve(sockets)
         finally:
             announcing.cancel()
+            collapsing.cancel()
     finally:
         await gateway.stop()
+
+
+async def _collapse_later() -> None:
+    """Not before the first callers have been served: it takes a tenth of a second of CPU."""
+    await asyncio.sleep(_COLLAPSE_AFTER_S)
+    await asyncio.to_thread(use_huge_pages)
 
 
 async def _announce(gateway: Gateway, server: uvicorn.Server, host: str, port: int, *, quiet: bool) -> None:
     while not server.started:  # noqa: ASYNC110 - uvicorn tells it by a flag only
         await asyncio.sleep(0.01)
-    await asyncio.to_thread(use_huge_pages)
     if gateway.local is not None:
         await gateway.local.wait_ready(ENGINE_PATIENCE_S, supervised=True)
     if quiet:
