@@ -91,6 +91,7 @@ def bench(tmp_path: Path) -> Start:
             }  # fmt: skip
             config = {
                 "server": {"data_dir": str(tmp_path / "data")},
+                "timeouts": {"connect_s": 30, "first_byte_s": 60, "idle_s": 60},
                 "tiers": {"local": engine, "cheap": {"models": models}},
                 "policy": policy,
                 "learning": learning,

@@ -40,6 +40,7 @@ def two_tiers(api_base: str, **server: Any) -> dict[str, Any]:
     big = {"model": "openai/big-model", "api_key_env": "BIG_KEY", "price": BIG_PRICE, "api_base": api_base}
     return {
         "server": {"data_dir": "data", **server},
+        "timeouts": {"connect_s": 30, "first_byte_s": 60, "idle_s": 60},
         "tiers": {"local": {"engine": "none"}, "cheap": cheap, "premium": big},
     }
 

@@ -80,7 +80,7 @@ async def house(folder: Path, *, sleep: dict[str, float] | None, api: bool = Tru
         }
         tiers = {"local": local} | ({"cheap": cheap} if api else {})
         server, policy = {"data_dir": str(folder / "data")}, {"quality_target_ratio": 0.01}
-        config = {"server": server, "policy": policy, "tiers": tiers}
+        config = {"server": server, "policy": policy, "tiers": tiers, "timeouts": {"connect_s": 30}}
         async with running(config, {"API_KEY": KEY} if api else {}, ready_s=None) as front:
             assert front.gateway.local is not None
             (engine,) = front.gateway.local.engines

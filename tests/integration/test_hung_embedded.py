@@ -53,7 +53,7 @@ async def house(folder: Path) -> AsyncIterator[tuple[RunningGateway, FakeUpstrea
         config = {
             "server": {"data_dir": str(folder)},
             "policy": {"quality_target_ratio": 0.01},
-            "timeouts": {"first_byte_s": 60, "idle_s": 60, "total_s": 120, "min_tokens_per_s": 0},
+            "timeouts": {"connect_s": 60, "first_byte_s": 60, "idle_s": 60, "total_s": 120, "min_tokens_per_s": 0},
             "tiers": {
                 "local": {
                     "engine": "embedded",

@@ -49,7 +49,11 @@ async def house(folder: Path, **launch: Any) -> AsyncIterator[House]:
         keys = {"executable": str(write_executable(own)), "gpus": [number]}
         engines.append({"name": own.name, "api_base": f"http://127.0.0.1:{free_port()}/v1", "launch": keys})
     local = {"engine": "vllm", "model": "house-model", "coefficients": "h100-8b-fp16", "launch": launch}
-    config = {"server": {"data_dir": str(folder / "data")}, "tiers": {"local": {**local, "engines": engines}}}
+    config = {
+        "server": {"data_dir": str(folder / "data")},
+        "timeouts": {"connect_s": 30},
+        "tiers": {"local": {**local, "engines": engines}},
+    }
     async with aiohttp.ClientSession() as session, running(config, {}, ready_s=None) as front:
         assert front.gateway.local is not None
         found = front.gateway.local.engines

@@ -78,7 +78,8 @@ def running_gateway(
     port = free_port()
     config = folder / "router.yaml"
     server = {"data_dir": str(folder / "data"), "auth": {"required": True}}
-    config.write_text(yaml.safe_dump({"server": server, "tiers": dict(tiers)}))
+    timeouts = {"connect_s": 30, "first_byte_s": 60, "idle_s": 60}
+    config.write_text(yaml.safe_dump({"server": server, "timeouts": timeouts, "tiers": dict(tiers)}))
     log = folder / "gateway.log"
     kept = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
     with log.open("wb") as out:

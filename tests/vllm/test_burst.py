@@ -117,7 +117,7 @@ async def house(
             "server": {"data_dir": str(folder)},
             "policy": {"quality_target_ratio": 0.01},  # what decides here is how full the engine is
             # whoever waits in the filled-up engine shall be answered at last, however late
-            "timeouts": {"first_byte_s": 200, "idle_s": 200, "total_s": 300, "min_tokens_per_s": 0},
+            "timeouts": {"connect_s": 100, "first_byte_s": 200, "idle_s": 200, "total_s": 300, "min_tokens_per_s": 0},
             "tiers": {
                 "local": {
                     "engine": "external",

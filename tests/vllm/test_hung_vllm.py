@@ -31,7 +31,7 @@ async def house(folder: Path, engine: VllmServer) -> AsyncIterator[tuple[Running
         config = {
             "server": {"data_dir": str(folder)},
             "policy": {"quality_target_ratio": 0.01},
-            "timeouts": {"first_byte_s": 60, "idle_s": 60, "total_s": 120},
+            "timeouts": {"connect_s": 60, "first_byte_s": 60, "idle_s": 60, "total_s": 120},
             "tiers": {
                 "local": {
                     "engine": "external",
