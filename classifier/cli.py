@@ -318,6 +318,7 @@ def promote(
             "canary_share": pointer.canary_share,
             "forced": pointer.forced,
             "reason": reason,
+            "warnings": registry.read_manifest(candidate).data.get("training_warnings", []),
         }
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -54,7 +57,7 @@ def test_a_model_is_learned_judged_promoted_and_taken_back(run: Run, config: Pat
     assert (report / "report.md").is_file()
 
     code, out, _ = run("promote", model, "--config", config, "--force")
-    assert (code, json.loads(out)["version"]) == (0, version)
+    assert (code, json.loads(out)["version"], json.loads(out)["warnings"]) == (0, version, [])
     _, out, _ = run("classify", "--input", fresh, "--output", predictions, "--config", config)
     assert json.loads(out)["model_version"] == version
 
@@ -80,3 +83,18 @@ def test_without_its_libraries_training_names_the_extra(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "sklearn is not installed: pip install 'hybrid-llm-router[learn]'" in done.stderr
+
+
+def test_on_a_terminal_a_bar_names_the_step(tmp_path: Path) -> None:
+    labels = write(tmp_path / "labels.jsonl", rows(60))
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "router", "train", "--labels", str(labels), "--out", str(tmp_path / "model")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs) as running:
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # the terminal is gone with whom it was for
+            while part := os.read(ours, 65_536):
+                shown += part
+    os.close(ours)
+    assert running.returncode == 0
+    assert b"writing the card" in shown, "what is shown last; of shorter steps some come and go between two looks"
