@@ -104,6 +104,14 @@ def test_others_on_the_engine_and_other_gateways_are_seen_through_its_gauges(
     assert several["always_local"] == alone["always_local"]
 
 
+def test_of_several_engines_none_is_played_in_silence(capsys: pytest.CaptureFixture[str], trace: str) -> None:
+    two = ("--trace", trace, "--requests", "20", "--policies", "product")
+    two += ("--config", str(Path(__file__).parents[2] / "deploy/configs/two-h100-replicas.yaml"))
+    code, _, err = simulate(capsys, *two)
+    assert (code, "--gpu" in err, "--scale 0.5" in err) == (2, True, True)
+    assert simulate(capsys, *two, "--gpu", "h100-8b-fp16")[0] == 0
+
+
 def test_a_table_a_csv_and_a_plot_say_the_same(capsys: pytest.CaptureFixture[str], trace: str, tmp_path: Path) -> None:
     plot = tmp_path / "plot.svg"
     code, out, _ = simulate(capsys, "--trace", trace, "--policies", "always_api,count20", "--plot", str(plot))
