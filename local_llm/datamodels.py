@@ -209,13 +209,13 @@ class EngineCounters:
     """
 
     reading: EngineReading
-    foreign: bool = False
     cached_prompt_tokens: int | None = None
     steps: int | None = None
     token_gaps: int | None = None
     token_gaps_s: float | None = None
     first_tokens: int | None = None
     first_tokens_s: float | None = None
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
