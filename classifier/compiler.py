@@ -10,7 +10,15 @@ import numpy as np
 
 from classifier.features import FEATURE_VERSION
 from classifier.pipeline import TierModel
-from classifier.serving import LANE_BITS, LEAF_BITS, LEAVES_PER_TREE, MOST_WORDS, ServingModel, to_bytes
+from classifier.serving import (
+    LANE_BITS,
+    LEAF_BITS,
+    LEAVES_PER_TREE,
+    MOST_WORDS,
+    SUBJECT_STEP,
+    ServingModel,
+    to_bytes,
+)
 from classifier.views import DENSE_CLIP, GATE_FLOOR, GATE_SCALE, SHARED_SCALE
 
 
@@ -66,13 +74,16 @@ def compile_model(model: TierModel, *, version: str, source_models: Sequence[Map
         rare_idf=float(idf.max()) + 1.0,
         novelty_from=_plain(around.from_),
         novelty_span=_plain(around.span_),
+        subject_intercept=_plain(base.subjects_.intercept_),
+        subject_quality=_plain(base.subjects_.quality_.T),
         base_rate=_plain(model.base_rate_),
         gate_floor=GATE_FLOOR,
         clip=DENSE_CLIP,
     )
     weights = on_words * idf[None]
+    excess, on_subjects = base.source_words_.excess_, base.subjects_.word_weights_ * SUBJECT_STEP
     rows = {
-        word: (1.0, idf[i] ** 2, idf[i], *weights[:, i], *base.source_words_.excess_[:, i])
+        word: (1.0, idf[i] ** 2, idf[i], *weights[:, i], *excess[:, i], *on_subjects[:, i])
         for word, i in vocabulary.items()
     }
     _check_lanes(list(rows.values()), serving.lane_steps)

@@ -28,6 +28,7 @@ SPAN_FLOOR = 0.002
 SPREAD_FLOOR = 0.25
 SMOOTHING_WORDS = 500.0  # a source is believed to use words as all do until it has shown so many
 MIN_ROWS_PER_SOURCE = 50
+MAX_OWN_ROWS = 3  # of a group in one source, as far as their words are not counted
 
 
 class SourceWords(BaseEstimator):  # type: ignore[misc]
@@ -38,35 +39,46 @@ class SourceWords(BaseEstimator):  # type: ignore[misc]
 
     def fit(self, bag: Any, sources: Ints) -> SourceWords:
         """Fit on TF-IDF rows, of which only presence is used."""
-        present = (bag > 0).astype(np.float64)
-        everywhere = np.asarray(present.sum(axis=0)).ravel()
-        share = (everywhere + 0.5) / (everywhere.sum() + 0.5 * len(everywhere))
-        self.excess_ = np.zeros((self.source_count, present.shape[1]))
-        self.excess_without_one_ = np.zeros_like(self.excess_)
-        self.unknown_excess_ = np.zeros(self.source_count)
-        for s in np.unique(sources):
-            count = np.asarray(present[np.flatnonzero(sources == s)].sum(axis=0)).ravel()
-            total = count.sum() + SMOOTHING_WORDS
-            for table, seen in ((self.excess_, count), (self.excess_without_one_, np.maximum(count - 1.0, 0.0))):
-                ratio = np.log((seen + SMOOTHING_WORDS * share) / total) - np.log(share)
-                table[s] = np.round(ratio / EXCESS_STEP) * EXCESS_STEP  # as the serving form has them
-            self.unknown_excess_[s] = np.log(SMOOTHING_WORDS / total)
+        self._fit_counts((bag > 0).astype(np.float64), sources)
         return self
 
-    def evidence(self, bag: Any, own: Ints | None = None) -> Floats:
-        """Rows x sources: summed log ratios of known words over the root of their number, as in naive Bayes.
+    def fit_evidence(self, bag: Any, sources: Ints, groups: Ints) -> Floats:
+        """Fit; returns what `evidence` would say of these rows had those of their own group not been counted.
 
-        `own` names each row's source where rows are those that were fitted on: the row itself is then not counted.
+        A row's own words would betray its source, and the same question's in another source would betray that one.
         """
         present = (bag > 0).astype(np.float64)
-        known = np.asarray(present.sum(axis=1)).ravel()
+        counts, share = self._fit_counts(present, sources)
+        _, group = np.unique(groups, return_inverse=True)
+        own = np.zeros((int(group.max(initial=0)) + 1, self.source_count), dtype=np.int64)
+        np.add.at(own, (group, sources), 1)
         found = np.asarray(present @ self.excess_.T)
-        if own is not None:
-            for s in np.unique(own):
-                rows = np.flatnonzero(own == s)
-                found[rows, s] = np.asarray(present[rows] @ self.excess_without_one_[s])
-        out: Floats = found / np.sqrt(np.maximum(known, 1.0))[:, None]
-        return out
+        for s in range(self.source_count):
+            counted = np.minimum(own[group, s], MAX_OWN_ROWS)
+            for n in np.unique(counted[counted > 0]).tolist():
+                rows = np.flatnonzero(counted == n)
+                found[rows, s] = np.asarray(
+                    present[rows] @ _excess(np.maximum(counts[s] - n, 0.0), share, counts[s].sum())
+                )
+        return _by_root(found, present)
+
+    def _fit_counts(self, present: Any, sources: Ints) -> tuple[Floats, Floats]:
+        """How often each word was seen in each source, and its share of all words."""
+        everywhere = np.asarray(present.sum(axis=0)).ravel()
+        share = (everywhere + 0.5) / (everywhere.sum() + 0.5 * len(everywhere))
+        counts = np.zeros((self.source_count, present.shape[1]))
+        self.excess_ = np.zeros_like(counts)
+        self.unknown_excess_ = np.zeros(self.source_count)
+        for s in np.unique(sources):
+            counts[s] = np.asarray(present[np.flatnonzero(sources == s)].sum(axis=0)).ravel()
+            self.excess_[s] = _excess(counts[s], share, counts[s].sum())
+            self.unknown_excess_[s] = np.log(SMOOTHING_WORDS / (counts[s].sum() + SMOOTHING_WORDS))
+        return counts, share
+
+    def evidence(self, bag: Any) -> Floats:
+        """Rows x sources: summed log ratios of known words over the root of their number, as in naive Bayes."""
+        present = (bag > 0).astype(np.float64)
+        return _by_root(np.asarray(present @ self.excess_.T), present)
 
     def distances(self, bag: Any, idf: Floats, distinct: Floats, nearest: Ints) -> Floats:
         """Rows x 3: share of unknown words, mean rarity, how much likelier the words are elsewhere than in `nearest`.
@@ -121,3 +133,16 @@ class Neighbourhood(BaseEstimator):  # type: ignore[misc]
         """0 where all is usual, 1 where something is far beyond it."""
         far: Floats = np.clip((measured - self.from_[nearest]) / self.span_[nearest], 0.0, 1.0).max(axis=1)
         return far
+
+
+def _excess(seen: Floats, share: Floats, total: float) -> Floats:
+    """Log ratios of words seen so often among `total`, against their `share` of all, as the serving form has them."""
+    ratio = np.log((seen + SMOOTHING_WORDS * share) / (total + SMOOTHING_WORDS)) - np.log(share)
+    out: Floats = np.round(ratio / EXCESS_STEP) * EXCESS_STEP
+    return out
+
+
+def _by_root(found: Floats, present: Any) -> Floats:
+    known = np.asarray(present.sum(axis=1)).ravel()
+    out: Floats = found / np.sqrt(np.maximum(known, 1.0))[:, None]
+    return out

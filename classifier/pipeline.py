@@ -31,7 +31,7 @@ from classifier.datamodels import RequestFeatures
 from classifier.novelty import DISTANCES, Neighbourhood
 from classifier.progress import Progress, unheard
 from classifier.textstats import dense, words
-from classifier.views import VIEWS, BaseViews, constant_log_odds, limited, mixture, soft_rows
+from classifier.views import VIEWS, BaseViews, constant_log_odds, foreign, limited, mixture, soft_rows
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -86,24 +86,29 @@ class TierModel(BaseEstimator):  # type: ignore[misc]
         sources: Ints,
         groups: Ints,
         weights: Floats | None = None,
+        domains: Sequence[str] | None = None,
         progress: Progress = unheard,
     ) -> TierModel:
         """Fit on outcomes (rows x tiers, NaN where not observed) with weights of the same shape.
 
-        `sources` indexes `self.sources`; rows of one group are never on both sides of a fold. Keeps
-        `out_of_fold_p_` (rows x tiers), each predicted by a model and a combiner that have not seen the row.
+        `sources` indexes `self.sources`; `domains` says what rows are about, "" where that is not known; rows of one
+        group are never on both sides of a fold. Keeps `out_of_fold_p_` (rows x tiers), each predicted by a model and a
+        combiner that have not seen the row.
         """
         progress(f"reading {len(requests)} prompts", 0.0)
         texts, numbers = design(requests)
         mass = np.ones_like(outcomes) if weights is None else np.asarray(weights, dtype=np.float64)
+        about = [""] * len(numbers) if domains is None else list(domains)
         folds = self._folds(groups)
         views = np.zeros((len(numbers), len(self.sources), len(self.tiers), VIEWS))
         gate = np.zeros((len(numbers), len(self.sources)))
         far, nearest = np.zeros((len(numbers), DISTANCES)), np.zeros(len(numbers), dtype=np.int64)
         for number, (train, test) in enumerate(folds, start=1):
             progress(f"fitting, part {number} of {len(folds) + 1}: {len(train)} rows", number / (len(folds) + 2))
-            own = [texts[i] for i in train]
-            base = self._base().fit(own, numbers[train], outcomes[train], sources[train], mass[train])
+            own, topics = [texts[i] for i in train], [about[i] for i in train]
+            base = self._base().fit(
+                own, numbers[train], outcomes[train], sources[train], mass[train], groups[train], topics
+            )
             held_out = [texts[i] for i in test]
             views[test], gate[test] = base.logits(held_out, numbers[test])
             around = Neighbourhood(source_count=len(self.sources)).fit(base.scaled(numbers[train]), sources[train])
@@ -117,7 +122,7 @@ class TierModel(BaseEstimator):  # type: ignore[misc]
         count = len(folds) + 1
         progress(f"fitting, part {count} of {count}: all {len(numbers)} rows", count / (count + 1))
         self.slopes_, self.offsets_ = self._combine(views, outcomes, sources, mass)
-        self.base_ = self._base().fit(texts, numbers, outcomes, sources, mass)
+        self.base_ = self._base().fit(texts, numbers, outcomes, sources, mass, groups, about)
         around = Neighbourhood(source_count=len(self.sources)).fit(self.base_.scaled(numbers), sources)
         self.neighbourhood_ = around.set_limits(far, nearest)
         self.out_of_fold_novelty_ = self.neighbourhood_.novelty(far, nearest)
@@ -137,7 +142,8 @@ class TierModel(BaseEstimator):  # type: ignore[misc]
         gate = base.source_probabilities(base.vectorizer_.transform(texts), base.scaled(numbers))
         nearest = np.argmax(limited(gate, allowed), axis=1)
         far = self._distances(base, self.neighbourhood_, texts, numbers, nearest)
-        return self.neighbourhood_.novelty(far, nearest)
+        novelty: Floats = np.maximum(self.neighbourhood_.novelty(far, nearest), foreign(gate, allowed))
+        return novelty
 
     def _distances(
         self, base: BaseViews, around: Neighbourhood, texts: list[list[str]], numbers: Floats, nearest: Ints

@@ -44,6 +44,7 @@ TRUSTED_TYPES = (
     "classifier.novelty.Neighbourhood",
     "classifier.novelty.SourceWords",
     "classifier.pipeline.TierModel",
+    "classifier.subjects.Subjects",
     "classifier.views.BaseViews",
     "classifier.views.same",
     "sklearn._loss.link.Interval",

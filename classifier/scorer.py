@@ -18,7 +18,15 @@ from typing import NamedTuple
 from classifier.datamodels import RequestFeatures, Score
 from classifier.heuristic import P_ADEQUATE, prompt_class
 from classifier.packed import FACTOR_ONE, Scaling, Sums
-from classifier.serving import FIXED_LANES, LANE_BIAS, LANE_BITS, ServingModel, from_bytes
+from classifier.serving import (
+    FIXED_LANES,
+    FOREIGN_BELOW,
+    FOREIGN_WHOLLY_BELOW,
+    LANE_BIAS,
+    LANE_BITS,
+    ServingModel,
+    from_bytes,
+)
 from classifier.textstats import DENSE_COUNT, DENSE_NAMES, VALUE_PLACES, measured, words
 from classifier.trees import TreeBank
 
@@ -74,7 +82,8 @@ class TrainedScorer:
         self._lane_bytes = LANE_BITS // 8 * lane_count
         self._lanes = Struct(f"<{lane_count}I")
         self._bias = sum(LANE_BIAS << (LANE_BITS * i) for i in range(lane_count))
-        self._excess_from = lane_count - len(model.sources)
+        self._excess_from = FIXED_LANES + len(model.tiers)
+        self._subjects_from = self._excess_from + len(model.sources)
         self._words_usual = [(m, 1.0 / s) for m, s in zip(model.words_mean, model.words_scale, strict=True)]
         self._novelty_limits = [
             [(start, 1.0 / span) for start, span in zip(*of_source, strict=True)]
@@ -138,7 +147,7 @@ class TrainedScorer:
         centre, inverse = self._value_centres[nearest]
         away = list(map(mul, map(sub, scaled, centre), inverse))
         square = whence[nearest - len(gate)] + _dot(away, away)
-        novelty = self._novelty(len(distinct), known, lanes, square, nearest)
+        novelty = max(self._novelty(len(distinct), known, lanes, square, nearest), _foreign(gate, self._allowed))
         return _Seen(counts, values, factors, lanes, gate, novelty)
 
     def _word_lanes(self, distinct: Iterable[bytes]) -> list[float]:
@@ -151,11 +160,22 @@ class TrainedScorer:
         """What the words say of each source as in naive Bayes, standardised and clipped."""
         high, per_root = self.model.clip, 1.0 / sqrt(known or 1)
         low = -high
+        excess = lanes[self._excess_from : self._subjects_from]
         standard = [
             (lane * per_root - mean) * inverse
-            for lane, (mean, inverse) in zip(lanes[self._excess_from :], self._words_usual, strict=True)
+            for lane, (mean, inverse) in zip(excess, self._words_usual, strict=True)
         ]
         return [int((low if z < low else (high if z > high else z)) * _FACTOR) for z in standard]  # noqa: FURB136
+
+    def _by_subject(self, lanes: Sequence[float]) -> list[float]:
+        """Each tier's quality in the subjects that the words speak of; nothing without subjects."""
+        model = self.model
+        if not model.subject_intercept:
+            return []
+        per_root = 1.0 / sqrt(lanes[0] or 1.0)
+        log_odds = zip(lanes[self._subjects_from :], model.subject_intercept, strict=True)
+        shares = _shares([lane * per_root + intercept for lane, intercept in log_odds])
+        return [_dot(shares, quality) for quality in model.subject_quality]
 
     def _novelty(self, distinct: int, known: int, lanes: Sequence[float], square: float, s: int) -> float:
         """`square`: of the distance from source `s` in standard deviations of its numbers, summed over them."""
@@ -179,7 +199,7 @@ class TrainedScorer:
         share = likely if self._allowed is None else _floored(_limited(seen.gate, self._allowed), model.gate_floor)
         views = {s: self._views[s].of(seen.counts, seen.factors) for s in {*dict(likely), *dict(share)}}
         norm = sqrt(lanes[1]) if lanes[1] > 0.0 else 1.0
-        trees = self._trees.scores(seen.counts, seen.values)
+        trees = self._trees.scores(seen.counts, [*seen.values, *self._by_subject(lanes)])
         out = []
         for t in tiers:
             linear = lanes[FIXED_LANES + t] / norm + model.linear_intercept[t]
@@ -265,6 +285,14 @@ def _shares(log_odds: Sequence[float]) -> list[float]:
     odds = [exp(z - top) for z in log_odds]
     total = sum(odds)
     return [o / total for o in odds]
+
+
+def _foreign(gate: Sequence[float], allowed: Sequence[int] | None) -> float:
+    """How surely a request is like sources of other models only, 0..1."""
+    if allowed is None:
+        return 0.0
+    ours = sum([gate[s] for s in allowed])
+    return min(max((FOREIGN_BELOW - ours) / (FOREIGN_BELOW - FOREIGN_WHOLLY_BELOW), 0.0), 1.0)
 
 
 def _floored(gate: Sequence[float], floor: float) -> list[tuple[int, float]]:

@@ -16,11 +16,17 @@ from typing import Any
 SERVING_FORMAT = 3
 LANE_BITS = 32
 LANE_BIAS = 1 << 31
-FIXED_LANES = 3  # 1 (counts words), idf squared, idf; then one lane per tier (weight) and one per source (excess)
+FIXED_LANES = 3  # 1 (counts words), idf squared, idf; then a lane per tier (weight), source (excess), subject (weight)
 MOST_WORDS = 2_100  # a scored text of bounded length has no more, so that its sums fit their lanes
 IDF_STEP = 2.0**-5
 EXCESS_STEP = 2.0**-14
 FINEST_WEIGHT_STEP = 2.0**-13
+# Where the sources labelled with the models behind the tiers are less likely than this, what they say is about
+# something else; of held-out rows nearly all are above it.
+FOREIGN_BELOW = 0.1
+FOREIGN_WHOLLY_BELOW = 0.05
+SUBJECT_STEP = 2.0**-11
+MOST_SUBJECT_WEIGHT = 15.0
 LEAVES_PER_TREE = 8  # one byte of the bit vector per tree
 LEAF_BITS = 12  # of a leaf's value
 
@@ -76,6 +82,8 @@ class ServingModel:
     unknown_excess: tuple[float, ...]  # S
     novelty_from: tuple[tuple[float, ...], ...]  # S x 4
     novelty_span: tuple[tuple[float, ...], ...]  # S x 4
+    subject_intercept: tuple[float, ...]  # subjects
+    subject_quality: tuple[tuple[float, ...], ...]  # T x subjects
     base_rate: tuple[float, ...]  # T
     gate_floor: float
     clip: float
@@ -84,7 +92,8 @@ class ServingModel:
     def lane_steps(self) -> tuple[float, ...]:
         """What 1 means in each lane of a word's row."""
         weights = (step * IDF_STEP for step in self.weight_step)
-        return (1.0, IDF_STEP**2, IDF_STEP, *weights, *(EXCESS_STEP for _ in self.sources))
+        excess = (EXCESS_STEP for _ in self.sources)
+        return (1.0, IDF_STEP**2, IDF_STEP, *weights, *excess, *(SUBJECT_STEP for _ in self.subject_intercept))
 
 
 def pack(lanes: Sequence[float], steps: Sequence[float]) -> int:

@@ -49,6 +49,8 @@ DENSE_NAMES = (
     "has_which",
     "has_all_or_none",
     "step_word_count",
+    "multiple_word_count",
+    "has_and",
     "ends_with_answer",
     "ends_with_question",
     "code_block_count",
@@ -90,6 +92,8 @@ COUNT_NAMES = (
     "has_which",
     "has_all_or_none",
     "step_word_count",
+    "multiple_word_count",
+    "has_and",
     "ends_with_answer",
     "ends_with_question",
     "code_block_count",
@@ -131,6 +135,9 @@ _LONG_WORD = b"a" * 10
 _NEGATIONS = frozenset({b"not", b"except", b"least", b"never"})
 _STEP_WORDS = frozenset(
     {b"each", b"per", b"then", b"after", b"twice", b"half", b"times", b"remaining", b"every", b"total"}
+)
+_MULTIPLE_WORDS = frozenset(
+    {b"twice", b"double", b"half", b"third", b"quarter", b"thrice", b"triple", b"times", b"fourth", b"fifth"}
 )
 _CODE_WORDS = frozenset({b"def", b"return", b"import", b"class", b"function", b"const"})
 _OPTION_LETTERS = frozenset(b"ABCDEFGHIJKLMNOP")
@@ -253,6 +260,8 @@ def measured(features: RequestFeatures, word_count: int, distinct: set[bytes]) -
         b"which" in distinct,
         b"of" in distinct and (b"above" in distinct or b"these" in distinct) and _all_or_none(text),
         len(_STEP_WORDS & distinct),
+        len(_MULTIPLE_WORDS & distinct),
+        b"and" in distinct,
         ending.endswith(b"answer:"),
         ending.endswith(b"?"),
         min(features.code_block_count, _MAX_CODE_BLOCKS),

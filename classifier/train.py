@@ -199,6 +199,7 @@ def fit(
             sources=matrix.sources,
             groups=matrix.groups,
             weights=matrix.weights,
+            domains=[e.domain for e in examples],
             progress=progress,
         )
     return model, matrix, warnings

@@ -15,7 +15,7 @@ from operator import and_, getitem, mul, or_
 
 from classifier.packed import RowsByCount
 from classifier.serving import LEAF_BITS, LEAVES_PER_TREE, ServingModel
-from classifier.textstats import COUNT_NAMES, COUNT_PLACES, VALUE_PLACES, counted
+from classifier.textstats import COUNT_NAMES, COUNT_PLACES, DENSE_COUNT, VALUE_PLACES, counted
 
 _ones_of, _of_tier = int.bit_count, int.from_bytes
 _Steps = tuple[list[float], list[int]]
@@ -43,12 +43,14 @@ class TreeBank:
             _rows_of(name, steps_by_place.get(place, never))
             for name, place in zip(COUNT_NAMES, COUNT_PLACES, strict=True)
         ]
-        of_values = [steps_by_place.get(place, never) for place in VALUE_PLACES]
+        # Behind the numbers stand those by subject, a tier each.
+        by_subject = range(DENSE_COUNT, DENSE_COUNT + len(model.tiers)) if model.subject_intercept else ()
+        of_values = [steps_by_place.get(place, never) for place in (*VALUE_PLACES, *by_subject)]
         self._thresholds = [thresholds for thresholds, _ in of_values]
         self._cleared = [cleared for _, cleared in of_values]
 
     def scores(self, counts: Sequence[int], values: Sequence[float]) -> list[float]:
-        """Log-odds per tier."""
+        """Log-odds per tier. Behind the values of `VALUE_NAMES` stand the numbers by subject, where there are any."""
         passed = map(bisect_left, self._thresholds, values)
         cleared = chain(map(getitem, self._by_count, counts), map(getitem, self._cleared, passed))
         alive = reduce(or_, filter(None, cleared), 0) ^ self._full

@@ -14,7 +14,16 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from classifier.novelty import SourceWords
-from classifier.serving import FINEST_WEIGHT_STEP, IDF_STEP, LANE_BITS, LEAF_BITS, MOST_WORDS
+from classifier.serving import (
+    FINEST_WEIGHT_STEP,
+    FOREIGN_BELOW,
+    FOREIGN_WHOLLY_BELOW,
+    IDF_STEP,
+    LANE_BITS,
+    LEAF_BITS,
+    MOST_WORDS,
+)
+from classifier.subjects import Subjects
 from classifier.textstats import DENSE_NAMES
 
 Floats = NDArray[np.float64]
@@ -60,9 +69,19 @@ class BaseViews(BaseEstimator):  # type: ignore[misc]
         self.seed = seed
 
     def fit(
-        self, texts: list[list[str]], numbers: Floats, outcomes: Floats, sources: Ints, weights: Floats
+        self,
+        texts: list[list[str]],
+        numbers: Floats,
+        outcomes: Floats,
+        sources: Ints,
+        weights: Floats,
+        groups: Ints | None = None,
+        domains: Sequence[str] = (),
     ) -> BaseViews:
-        """Fit on `outcomes` (rows x tiers, 0..1, NaN where not observed) with `weights` of the same shape."""
+        """Fit on `outcomes` (rows x tiers, 0..1, NaN where not observed) with `weights` of the same shape.
+
+        Rows of one group are the same question. `domains` names each row's, "" where it is not known.
+        """
         self.mean_ = numbers.mean(axis=0)
         spread = numbers.std(axis=0)
         self.scale_ = np.where(spread < 1e-9, 1.0, spread)
@@ -78,9 +97,9 @@ class BaseViews(BaseEstimator):  # type: ignore[misc]
         bag = self.vectorizer_.transform(texts)
         # As plain numbers: numpy's own are stored one array each, which takes longer than the trees.
         self.vectorizer_.vocabulary_ = {word: int(at) for word, at in self.vectorizer_.vocabulary_.items()}
-        self.source_words_ = SourceWords(source_count=self.source_count).fit(bag, sources)
-        # A row's own words would betray its source: they are left out of what its source is known by.
-        by_words = self.source_words_.evidence(bag, own=sources)
+        groups = np.arange(len(texts)) if groups is None else groups
+        self.source_words_ = SourceWords(source_count=self.source_count)
+        by_words = self.source_words_.fit_evidence(bag, sources, groups)
         self.words_mean_ = by_words.mean(axis=0)
         self.words_scale_ = np.maximum(by_words.std(axis=0), 1e-9)
         self.gate_ = self._fit_gate(self._gate_columns(scaled, by_words), sources)
@@ -89,7 +108,10 @@ class BaseViews(BaseEstimator):  # type: ignore[misc]
         tiers = outcomes.shape[1]
         self.linear_ = [self._linear_head(columns, outcomes[:, t], weights[:, t]) for t in range(tiers)]
         self.weight_steps_ = [round_weights(head, self.vectorizer_.idf_) for head in self.linear_]
-        self.trees_ = [self._tree_head(numbers, outcomes[:, t], weights[:, t]) for t in range(tiers)]
+        self.subjects_ = Subjects()
+        by_subject = self.subjects_.fit_expected(bag, domains or [""] * len(texts), groups, outcomes, weights)
+        with_subjects = np.hstack([numbers, by_subject])
+        self.trees_ = [self._tree_head(with_subjects, outcomes[:, t], weights[:, t]) for t in range(tiers)]
         self.leaf_steps_ = [round_leaves(head) for head in self.trees_]
         self._fit_experts(scaled, outcomes, sources, weights)
         return self
@@ -120,11 +142,12 @@ class BaseViews(BaseEstimator):  # type: ignore[misc]
         scaled, bag = self.scaled(numbers), self.vectorizer_.transform(texts)
         gate = self.source_probabilities(bag, scaled)
         columns = self._linear_columns(bag, scaled, mixture(gate, None))
+        with_subjects = np.hstack([numbers, self.subjects_.expected(bag)])
         tiers = len(self.linear_)
         out = np.zeros((len(numbers), self.source_count, tiers, VIEWS))
         for t in range(tiers):
             out[:, :, t, 0] = _decide(self.linear_[t], columns)[:, None]
-            out[:, :, t, 1] = _decide(self.trees_[t], numbers)[:, None]
+            out[:, :, t, 1] = _decide(self.trees_[t], with_subjects)[:, None]
             out[:, :, t, 2] = scaled @ self.expert_coef_[:, t].T + self.expert_intercept_[:, t]
         return out, gate
 
@@ -227,6 +250,15 @@ def limited(gate: Floats, allowed: Sequence[int] | None) -> Floats:
     mask[list(allowed)] = 1.0
     share = gate * mask + 1e-12 * mask
     out: Floats = share / share.sum(axis=1, keepdims=True)
+    return out
+
+
+def foreign(gate: Floats, allowed: Sequence[int] | None) -> Floats:
+    """How surely a request is like sources of other models only, 0..1 per row; 0 where all sources are `allowed`."""
+    if allowed is None:
+        return np.zeros(len(gate))
+    ours = gate[:, list(allowed)].sum(axis=1)
+    out: Floats = np.clip((FOREIGN_BELOW - ours) / (FOREIGN_BELOW - FOREIGN_WHOLLY_BELOW), 0.0, 1.0)
     return out
 
 

@@ -10,6 +10,14 @@ from typing import Any
 import numpy as np
 
 SUBJECTS = {"colour": 0.95, "capital": 0.85, "recipe": 0.75, "proof": 0.35, "theorem": 0.25, "compiler": 0.45}
+DOMAINS = {
+    "colour": "life",
+    "recipe": "life",
+    "proof": "mathematics",
+    "theorem": "mathematics",
+    "capital": "facts",
+    "compiler": "facts",
+}
 TIERS = ("local", "cheap", "premium")
 _FILLER = ("please", "tell", "me", "about", "this", "thing", "in", "some", "detail", "keep", "it", "short", "friend")
 MODELS = {"local": "small-8b", "cheap": "mid-30b", "premium": "big-1t"}
@@ -33,6 +41,7 @@ def rows(count: int, *, seed: int = 0, tiers: Sequence[str] = TIERS, source: str
             {
                 "request_id": f"{source}/{seed}/{i}",
                 "source": source,
+                "domain": DOMAINS[subject],
                 "messages": [{"role": "user", "content": f"{filler} the {subject} number {seed}x{i}?"}],
                 "outcomes": {t: float(rng.random() < p[t]) for t in tiers},
                 "models": {t: MODELS[t] for t in tiers},

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,14 +42,21 @@ def test_sources_of_other_models_get_no_share_even_where_they_are_all_that_is_li
 
 
 def test_a_training_row_is_not_known_by_its_own_words() -> None:
-    bag = np.eye(4)[[0, 0, 1, 2, 2, 3]]
-    import scipy.sparse as sp
-
-    words = SourceWords(source_count=2).fit(sp.csr_matrix(bag), np.array([0, 0, 0, 1, 1, 1]))
-    seen = words.evidence(sp.csr_matrix(bag))
-    without = words.evidence(sp.csr_matrix(bag), own=np.array([0, 0, 0, 1, 1, 1]))
+    bag = sp.csr_matrix(np.eye(4)[[0, 0, 1, 2, 2, 3]])
+    words = SourceWords(source_count=2)
+    without = words.fit_evidence(bag, np.array([0, 0, 0, 1, 1, 1]), np.arange(6))
+    seen = words.evidence(bag)
     assert (without[:3, 0] < seen[:3, 0]).all() and (without[3:, 1] < seen[3:, 1]).all()
     assert without[:3, 1] == pytest.approx(seen[:3, 1])
+
+
+def test_a_question_labelled_in_two_sources_betrays_neither() -> None:
+    bag = sp.csr_matrix(np.eye(3)[[0, 1, 0, 2]])  # the first and the third row are one question
+    words = SourceWords(source_count=2)
+    without = words.fit_evidence(bag, np.array([0, 0, 1, 1]), np.array([0, 1, 0, 2]))
+    seen = words.evidence(bag)
+    assert (without[0] < seen[0]).all() and (without[2] < seen[2]).all()
+    assert without[1, 1] == pytest.approx(seen[1, 1])
 
 
 def test_words_of_every_alphabet_reach_the_vectorizer_as_text() -> None:
