@@ -1,8 +1,9 @@
-"""How unlike the training data is a request? Four distances from the source it most resembles.
+"""How unlike the training data is a request? Five distances from the source it most resembles.
 
 Words: the share that is unknown, how rare they are, and how much likelier they are elsewhere than in that source.
-Numbers: standard deviations from the source's mean. Each is held against what held-out training rows of the same source
-show; the largest excess is the novelty, 0..1. What a source's words say also helps to tell sources apart.
+Numbers: standard deviations from the source's mean. Where it is known which models stand behind the tiers: how much it
+is like sources of other models, on which these were never judged. Each is held against what held-out training rows of
+the same source show; the largest excess is the novelty, 0..1. What a source's words say also tells sources apart.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from classifier.serving import EXCESS_STEP
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-DISTANCES = 4
+DISTANCES = 5
 # Nearer than this share of held-out training rows is not novel at all: share of unknown words, rarity, likelier
-# elsewhere, numbers. The third tells foreign sources best; the others are there for what is like no source at all, and
-# would cost more rank among ordinary rows than they find.
-QUANTILES = (0.999, 0.999, 0.985, 0.999)
+# elsewhere, numbers, like sources of other models. The third and the last tell foreign sources best; the others are
+# there for what is like no source at all, and would cost more rank among ordinary rows than they find.
+QUANTILES = (0.999, 0.999, 0.985, 0.999, 0.98)
+LEAST_EDGE = (0.0, 0.0, 0.0, 0.0, 1.0)
 SPAN = 0.03  # and wholly novel so much further on, in distances from the median to that quantile
-SPAN_FLOOR = 0.002
+SPAN_FLOOR = (0.002, 0.002, 0.002, 0.002, 0.05)
 SPREAD_FLOOR = 0.25
 SMOOTHING_WORDS = 500.0  # a source is believed to use words as all do until it has shown so many
 MIN_ROWS_PER_SOURCE = 50
@@ -118,14 +120,16 @@ class Neighbourhood(BaseEstimator):  # type: ignore[misc]
         out: Floats = np.sqrt((z**2).mean(axis=1))[:, None]
         return out
 
-    def set_limits(self, measured: Floats, nearest: Ints) -> Neighbourhood:
-        """Learn per source what is usual, from distances of held-out rows."""
+    def set_limits(self, measured: Floats, nearest: Ints, foreign: Floats, nearest_known: Ints) -> Neighbourhood:
+        """Learn per source what is usual, from distances of held-out rows; `foreign`, the last, and `nearest_known` are
+        those with the models behind the row's labels known."""
         self.from_ = np.zeros((self.source_count, DISTANCES))
         self.span_ = np.ones((self.source_count, DISTANCES))
         for s in range(self.source_count):
-            own = measured[nearest == s] if (nearest == s).sum() >= MIN_ROWS_PER_SOURCE else measured
-            middle = np.quantile(own, 0.5, axis=0)
-            edge = np.array([np.quantile(column, q) for column, q in zip(own.T, QUANTILES, strict=True)])
+            columns = [*_near(measured, nearest, s).T, _near(foreign, nearest_known, s)]
+            middle = np.array([np.quantile(column, 0.5) for column in columns])
+            edge = np.array([np.quantile(column, q) for column, q in zip(columns, QUANTILES, strict=True)])
+            edge = np.maximum(edge, LEAST_EDGE)
             self.from_[s], self.span_[s] = edge, np.maximum(SPAN * (edge - middle), SPAN_FLOOR)
         return self
 
@@ -133,6 +137,12 @@ class Neighbourhood(BaseEstimator):  # type: ignore[misc]
         """0 where all is usual, 1 where something is far beyond it."""
         far: Floats = np.clip((measured - self.from_[nearest]) / self.span_[nearest], 0.0, 1.0).max(axis=1)
         return far
+
+
+def _near(measured: Floats, nearest: Ints, source: int) -> Floats:
+    """Rows nearest to `source`, all where those are few."""
+    own = nearest == source
+    return measured[own] if own.sum() >= MIN_ROWS_PER_SOURCE else measured
 
 
 def _excess(seen: Floats, share: Floats, total: float) -> Floats:

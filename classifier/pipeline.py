@@ -38,6 +38,9 @@ Ints = NDArray[np.int64]
 
 TRUST_ROWS = 2_500.0  # a source with so many rows among far more of others believes the common views half
 OFFSET_PENALTY = 1.0
+COMMON_PULL = 20.0  # of the slopes all sources share towards an even average
+SOURCE_PULL = 100.0  # of a large source's own slopes towards the common ones
+LEAST_OWN_TRUST = 0.5  # what a source must believe of the common views to weigh them by itself
 
 
 def design(requests: Sequence[RequestFeatures]) -> tuple[list[list[str]], Floats]:
@@ -87,13 +90,14 @@ class TierModel(BaseEstimator):  # type: ignore[misc]
         groups: Ints,
         weights: Floats | None = None,
         domains: Sequence[str] | None = None,
+        peers: Sequence[Sequence[int] | None] | None = None,
         progress: Progress = unheard,
     ) -> TierModel:
         """Fit on outcomes (rows x tiers, NaN where not observed) with weights of the same shape.
 
-        `sources` indexes `self.sources`; `domains` says what rows are about, "" where that is not known; rows of one
-        group are never on both sides of a fold. Keeps `out_of_fold_p_` (rows x tiers), each predicted by a model and a
-        combiner that have not seen the row.
+        `sources` indexes `self.sources`; `peers` names for each source those labelled with the same models; `domains`
+        says what rows are about, "" where that is not known; rows of one group are never on both sides of a fold. Keeps
+        `out_of_fold_p_` (rows x tiers), each predicted by a model and a combiner that have not seen the row.
         """
         progress(f"reading {len(requests)} prompts", 0.0)
         texts, numbers = design(requests)
@@ -102,7 +106,7 @@ class TierModel(BaseEstimator):  # type: ignore[misc]
         folds = self._folds(groups)
         views = np.zeros((len(numbers), len(self.sources), len(self.tiers), VIEWS))
         gate = np.zeros((len(numbers), len(self.sources)))
-        far, nearest = np.zeros((len(numbers), DISTANCES)), np.zeros(len(numbers), dtype=np.int64)
+        far, nearest = np.zeros((len(numbers), DISTANCES - 1)), np.zeros(len(numbers), dtype=np.int64)
         for number, (train, test) in enumerate(folds, start=1):
             progress(f"fitting, part {number} of {len(folds) + 1}: {len(train)} rows", number / (len(folds) + 2))
             own, topics = [texts[i] for i in train], [about[i] for i in train]
@@ -124,8 +128,9 @@ class TierModel(BaseEstimator):  # type: ignore[misc]
         self.slopes_, self.offsets_ = self._combine(views, outcomes, sources, mass)
         self.base_ = self._base().fit(texts, numbers, outcomes, sources, mass, groups, about)
         around = Neighbourhood(source_count=len(self.sources)).fit(self.base_.scaled(numbers), sources)
-        self.neighbourhood_ = around.set_limits(far, nearest)
-        self.out_of_fold_novelty_ = self.neighbourhood_.novelty(far, nearest)
+        elsewhere, nearest_known = self._elsewhere(gate, sources, peers)
+        self.neighbourhood_ = around.set_limits(far, nearest, elsewhere, nearest_known)
+        self.out_of_fold_novelty_ = self.neighbourhood_.novelty(np.column_stack([far, 0.0 * elsewhere]), nearest)
         self.base_rate_ = np.array([_rate(outcomes[:, t], mass[:, t]) for t in range(len(self.tiers))])
         return self
 
@@ -142,8 +147,18 @@ class TierModel(BaseEstimator):  # type: ignore[misc]
         gate = base.source_probabilities(base.vectorizer_.transform(texts), base.scaled(numbers))
         nearest = np.argmax(limited(gate, allowed), axis=1)
         far = self._distances(base, self.neighbourhood_, texts, numbers, nearest)
-        novelty: Floats = np.maximum(self.neighbourhood_.novelty(far, nearest), foreign(gate, allowed))
-        return novelty
+        return self.neighbourhood_.novelty(np.column_stack([far, foreign(gate, allowed)]), nearest)
+
+    def _elsewhere(
+        self, gate: Floats, sources: Ints, peers: Sequence[Sequence[int] | None] | None
+    ) -> tuple[Floats, Ints]:
+        """How much each row is like sources of other models, and which source of its own models it most resembles."""
+        elsewhere, nearest = np.zeros(len(gate)), np.argmax(gate, axis=1)
+        for s, allowed in enumerate(peers or ()):
+            rows = np.flatnonzero(sources == s)
+            elsewhere[rows] = foreign(gate[rows], allowed)
+            nearest[rows] = np.argmax(limited(gate[rows], allowed), axis=1)
+        return elsewhere, nearest
 
     def _distances(
         self, base: BaseViews, around: Neighbourhood, texts: list[list[str]], numbers: Floats, nearest: Ints
@@ -169,8 +184,14 @@ class TierModel(BaseEstimator):  # type: ignore[misc]
             if constant_log_odds(labels, mass) is not None:
                 continue
             z = np.clip(own[rows, t], self.low_[t], self.high_[t])
-            common, _ = _fit_combiner(z, sources[rows], labels, mass, count)
-            slopes[:, t] = blended(common, trust(np.bincount(sources[~np.isnan(outcomes[:, t])], minlength=count)))
+            even = np.full(VIEWS, 1.0 / VIEWS)
+            common = _fit_combiner(z, sources[rows], labels, mass, count, around=even, pull=COMMON_PULL)
+            share = trust(np.bincount(sources[~np.isnan(outcomes[:, t])], minlength=count))
+            slopes[:, t] = blended(common, share)
+            for s in np.flatnonzero((share > LEAST_OWN_TRUST) & (share < 1.0)):
+                own_rows = sources[rows] == s
+                at = z[own_rows], np.zeros(own_rows.sum(), dtype=np.int64), labels[own_rows], mass[own_rows]
+                slopes[s, t] = _fit_combiner(*at, 1, around=slopes[s, t], pull=SOURCE_PULL)
             mixed = np.einsum("nv,nv->n", z, slopes[sources[rows], t])
             offsets[:, t] = _fit_offsets(mixed, sources[rows], labels, mass, count)
         return slopes, offsets
@@ -220,18 +241,20 @@ def _fit_offsets(z: Floats, sources: Ints, labels: Ints, mass: Floats, source_co
     return found
 
 
-def _fit_combiner(z: Floats, sources: Ints, labels: Ints, mass: Floats, source_count: int) -> tuple[Floats, Floats]:
-    """Slopes of the views and an offset per source, by logistic loss; drawn to an even average where rows are few."""
-    even = np.full(VIEWS, 1.0 / VIEWS)
+def _fit_combiner(
+    z: Floats, sources: Ints, labels: Ints, mass: Floats, source_count: int, *, around: Floats, pull: float
+) -> Floats:
+    """Slopes of the views, with an offset per source, by logistic loss; drawn to `around` where rows are few."""
 
     def loss(parameters: Floats) -> tuple[float, Floats]:
         change, offsets = parameters[:VIEWS], parameters[VIEWS:]
-        logit = z @ (even + change) + offsets[sources]
+        logit = z @ (around + change) + offsets[sources]
         value = float(mass @ (np.logaddexp(0.0, logit) - labels * logit))
         slope = mass * (expit(logit) - labels)
         gradient = np.concatenate([z.T @ slope, np.bincount(sources, slope, source_count)]) + parameters * penalty
         return value + 0.5 * float(penalty @ parameters**2), gradient
 
-    penalty = np.concatenate([np.full(VIEWS, 20.0), np.full(source_count, 5.0)])
+    penalty = np.concatenate([np.full(VIEWS, pull), np.full(source_count, 5.0)])
     found = minimize(loss, np.zeros(VIEWS + source_count), jac=True, method="L-BFGS-B", options={"maxiter": 200})
-    return even + found.x[:VIEWS], found.x[VIEWS:]
+    slopes: Floats = around + found.x[:VIEWS]
+    return slopes

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
-from math import exp, log1p, sqrt
+from math import exp, log, log1p, sqrt
 from operator import mul, sub
 from struct import Struct
 from typing import NamedTuple
@@ -20,10 +20,9 @@ from classifier.heuristic import P_ADEQUATE, prompt_class
 from classifier.packed import FACTOR_ONE, Scaling, Sums
 from classifier.serving import (
     FIXED_LANES,
-    FOREIGN_BELOW,
-    FOREIGN_WHOLLY_BELOW,
     LANE_BIAS,
     LANE_BITS,
+    LEAST_SHARE,
     ServingModel,
     from_bytes,
 )
@@ -76,7 +75,7 @@ class TrainedScorer:
         self.version = model.version
         self._table = table
         self._row_of = table.get
-        self._allowed = allowed_sources(model, models or {})
+        self._allowed = sources_with(model.source_models, models or {})
         self._lane_steps = model.lane_steps
         lane_count = len(self._lane_steps)
         self._lane_bytes = LANE_BITS // 8 * lane_count
@@ -106,7 +105,7 @@ class TrainedScorer:
     def bind(self, models: Mapping[str, str]) -> TrainedScorer:
         """The same model for tiers served by `models` (tier -> model name)."""
         bound = object.__new__(TrainedScorer)
-        bound.__dict__.update(self.__dict__, _allowed=allowed_sources(self.model, models))
+        bound.__dict__.update(self.__dict__, _allowed=sources_with(self.model.source_models, models))
         return bound
 
     def score(self, features: RequestFeatures) -> Score:
@@ -147,11 +146,11 @@ class TrainedScorer:
         centre, inverse = self._value_centres[nearest]
         away = list(map(mul, map(sub, scaled, centre), inverse))
         square = whence[nearest - len(gate)] + _dot(away, away)
-        novelty = max(self._novelty(len(distinct), known, lanes, square, nearest), _foreign(gate, self._allowed))
+        novelty = self._novelty(len(distinct), known, lanes, square, _foreign(gate, self._allowed), nearest)
         return _Seen(counts, values, factors, lanes, gate, novelty)
 
     def _word_lanes(self, distinct: Iterable[bytes]) -> list[float]:
-        """Sums over those words that are known: how many they are, idf squared, idf; then by tier, then by source."""
+        """Sums over those words that are known: how many they are, idf squared, idf; by tier, source, subject."""
         total = sum(map(self._row_of, distinct, repeat(0)), self._bias)
         lanes = self._lanes.unpack(total.to_bytes(self._lane_bytes, "little"))
         return [(lane - LANE_BIAS) * step for lane, step in zip(lanes, self._lane_steps, strict=True)]
@@ -162,8 +161,7 @@ class TrainedScorer:
         low = -high
         excess = lanes[self._excess_from : self._subjects_from]
         standard = [
-            (lane * per_root - mean) * inverse
-            for lane, (mean, inverse) in zip(excess, self._words_usual, strict=True)
+            (lane * per_root - mean) * inverse for lane, (mean, inverse) in zip(excess, self._words_usual, strict=True)
         ]
         return [int((low if z < low else (high if z > high else z)) * _FACTOR) for z in standard]  # noqa: FURB136
 
@@ -177,17 +175,22 @@ class TrainedScorer:
         shares = _shares([lane * per_root + intercept for lane, intercept in log_odds])
         return [_dot(shares, quality) for quality in model.subject_quality]
 
-    def _novelty(self, distinct: int, known: int, lanes: Sequence[float], square: float, s: int) -> float:
-        """`square`: of the distance from source `s` in standard deviations of its numbers, summed over them."""
+    def _novelty(
+        self, distinct: int, known: int, lanes: Sequence[float], square: float, elsewhere: float, s: int
+    ) -> float:
+        """`square`: of the distance from source `s` in standard deviations of its numbers, summed over them;
+        `elsewhere`: how much the request is like sources of other models.
+        """
         unknown = distinct - known if distinct else 1
         per_word = 1.0 / (distinct or 1)
-        model, (a, b, c, d) = self.model, self._novelty_limits[s]
+        model, (a, b, c, d, e) = self.model, self._novelty_limits[s]
         far = max(
             0.0,
             (unknown * per_word - a[0]) * a[1],
             ((lanes[2] + model.rare_idf * (distinct - known)) * per_word - b[0]) * b[1],
             ((lanes[self._excess_from + s] + model.unknown_excess[s] * unknown) * -per_word - c[0]) * c[1],
             (sqrt(square / DENSE_COUNT) - d[0]) * d[1],
+            (elsewhere - e[0]) * e[1],
         )
         return min(far, 1.0)
 
@@ -259,15 +262,15 @@ def _views(model: ServingModel, scaling: Scaling, s: int) -> Sums:
     )
 
 
-def allowed_sources(model: ServingModel, models: Mapping[str, str]) -> tuple[int, ...] | None:
+def sources_with(source_models: Sequence[Mapping[str, str]], models: Mapping[str, str]) -> tuple[int, ...] | None:
     """Sources labelled with `models` in every tier both name; `None` where that tells nothing."""
     wanted = {tier: normal_model_name(name) for tier, name in models.items()}
     matching = []
-    for s, own in enumerate(model.source_models):
+    for s, own in enumerate(source_models):
         both = [tier for tier in own if tier in wanted]
         if both and all(normal_model_name(own[tier]) == wanted[tier] for tier in both):
             matching.append(s)
-    return tuple(matching) if 0 < len(matching) < len(model.source_models) else None
+    return tuple(matching) if 0 < len(matching) < len(source_models) else None
 
 
 def _limited(gate: Sequence[float], allowed: Sequence[int]) -> list[float]:
@@ -288,11 +291,8 @@ def _shares(log_odds: Sequence[float]) -> list[float]:
 
 
 def _foreign(gate: Sequence[float], allowed: Sequence[int] | None) -> float:
-    """How surely a request is like sources of other models only, 0..1."""
-    if allowed is None:
-        return 0.0
-    ours = sum([gate[s] for s in allowed])
-    return min(max((FOREIGN_BELOW - ours) / (FOREIGN_BELOW - FOREIGN_WHOLLY_BELOW), 0.0), 1.0)
+    """How much a request is like sources of other models: minus the logarithm of P(`allowed`)."""
+    return 0.0 if allowed is None else -log(max(sum([gate[s] for s in allowed]), LEAST_SHARE))
 
 
 def _floored(gate: Sequence[float], floor: float) -> list[tuple[int, float]]:

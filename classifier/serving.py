@@ -21,10 +21,7 @@ MOST_WORDS = 2_100  # a scored text of bounded length has no more, so that its s
 IDF_STEP = 2.0**-5
 EXCESS_STEP = 2.0**-14
 FINEST_WEIGHT_STEP = 2.0**-13
-# Where the sources labelled with the models behind the tiers are less likely than this, what they say is about
-# something else; of held-out rows nearly all are above it.
-FOREIGN_BELOW = 0.1
-FOREIGN_WHOLLY_BELOW = 0.05
+LEAST_SHARE = 1e-6  # of P(source), as far as logarithms of it are taken
 SUBJECT_STEP = 2.0**-11
 MOST_SUBJECT_WEIGHT = 15.0
 LEAVES_PER_TREE = 8  # one byte of the bit vector per tree
@@ -80,8 +77,8 @@ class ServingModel:
     inverse_spread: tuple[tuple[float, ...], ...]  # S x D
     rare_idf: float
     unknown_excess: tuple[float, ...]  # S
-    novelty_from: tuple[tuple[float, ...], ...]  # S x 4
-    novelty_span: tuple[tuple[float, ...], ...]  # S x 4
+    novelty_from: tuple[tuple[float, ...], ...]  # S x 5
+    novelty_span: tuple[tuple[float, ...], ...]  # S x 5
     subject_intercept: tuple[float, ...]  # subjects
     subject_quality: tuple[tuple[float, ...], ...]  # T x subjects
     base_rate: tuple[float, ...]  # T

@@ -29,7 +29,7 @@ from classifier.features import FEATURE_VERSION
 from classifier.offpolicy import NoOverlap, check_overlap, inverse_weights, is_partial, pseudo_outcomes, pseudo_range
 from classifier.pipeline import TierModel
 from classifier.progress import Progress, few_threads, unheard
-from classifier.scorer import TrainedScorer, normal_model_name
+from classifier.scorer import TrainedScorer, normal_model_name, sources_with
 
 Floats = NDArray[np.float64]
 
@@ -200,6 +200,7 @@ def fit(
             groups=matrix.groups,
             weights=matrix.weights,
             domains=[e.domain for e in examples],
+            peers=[sources_with(matrix.source_models, models) for models in matrix.source_models],
             progress=progress,
         )
     return model, matrix, warnings

@@ -16,11 +16,10 @@ from sklearn.linear_model import LogisticRegression
 from classifier.novelty import SourceWords
 from classifier.serving import (
     FINEST_WEIGHT_STEP,
-    FOREIGN_BELOW,
-    FOREIGN_WHOLLY_BELOW,
     IDF_STEP,
     LANE_BITS,
     LEAF_BITS,
+    LEAST_SHARE,
     MOST_WORDS,
 )
 from classifier.subjects import Subjects
@@ -254,11 +253,9 @@ def limited(gate: Floats, allowed: Sequence[int] | None) -> Floats:
 
 
 def foreign(gate: Floats, allowed: Sequence[int] | None) -> Floats:
-    """How surely a request is like sources of other models only, 0..1 per row; 0 where all sources are `allowed`."""
-    if allowed is None:
-        return np.zeros(len(gate))
-    ours = gate[:, list(allowed)].sum(axis=1)
-    out: Floats = np.clip((FOREIGN_BELOW - ours) / (FOREIGN_BELOW - FOREIGN_WHOLLY_BELOW), 0.0, 1.0)
+    """How much a request is like sources of other models: minus the logarithm of P(`allowed`), per row."""
+    ours = np.ones(len(gate)) if allowed is None else gate[:, list(allowed)].sum(axis=1)
+    out: Floats = -np.log(np.maximum(ours, LEAST_SHARE))
     return out
 
 
