@@ -14,7 +14,7 @@ from classifier import cli, registry
 from classifier.novelty import SourceWords
 from classifier.pipeline import blended, design, trust
 from classifier.rows import request_features
-from classifier.views import limited, mixture
+from classifier.views import foreign, limited, mixture
 from tests.unit.classifier.conftest import NOW
 
 
@@ -39,6 +39,12 @@ def test_sources_of_other_models_get_no_share_even_where_they_are_all_that_is_li
     gate = np.array([[0.0, 1.0, 0.0], [0.3, 0.4, 0.3]])
     assert limited(gate, [0, 2]).tolist() == [[0.5, 0.0, 0.5], [0.5, 0.0, 0.5]]
     assert mixture(np.array([[0.01, 0.99]]), None).tolist() == [[0.0, 1.0]]
+
+
+def test_the_less_likely_all_sources_of_our_models_are_the_more_foreign_a_request_is() -> None:
+    gate = np.array([[0.9, 0.1, 0.0], [0.2, 0.1, 0.7], [0.0, 0.0, 1.0]])
+    assert foreign(gate, None).tolist() == [0.0, 0.0, 0.0]
+    assert foreign(gate, [0, 1]) == pytest.approx([0.0, -np.log(0.3), -np.log(1e-6)])
 
 
 def test_a_training_row_is_not_known_by_its_own_words() -> None:
