@@ -22,6 +22,7 @@ SCALING, TREES = Scaling(MODEL), TreeBank(MODEL)
 
 COUNTS = st.lists(st.integers(0, 5_000), min_size=len(COUNT_PLACES), max_size=len(COUNT_PLACES))
 VALUES = st.lists(st.floats(0.0, 10.0, allow_subnormal=False), min_size=len(VALUE_PLACES), max_size=len(VALUE_PLACES))
+BY_SUBJECT = st.lists(st.floats(0.0, 1.0, allow_subnormal=False), min_size=3, max_size=3)
 
 
 def numbers_of(counts: list[int], values: list[float]) -> list[float]:
@@ -57,9 +58,11 @@ def test_packed_sums_are_the_dot_products(counts: list[int], values: list[float]
         assert sums.of(counts, factors) == pytest.approx(wanted, abs=1e-11)
 
 
-@given(COUNTS, VALUES)
-def test_the_bit_vector_finds_the_leaves_that_walking_the_trees_finds(counts: list[int], values: list[float]) -> None:
-    numbers = numbers_of(counts, values)
+@given(COUNTS, VALUES, BY_SUBJECT)
+def test_the_bit_vector_finds_the_leaves_that_walking_the_trees_finds(
+    counts: list[int], values: list[float], by_subject: list[float]
+) -> None:
+    numbers = [*numbers_of(counts, values), *by_subject]
     alive = [(1 << LEAVES_PER_TREE) - 1] * sum(MODEL.tree_count)
     for number, threshold, tree, left in MODEL.tree_splits:
         if numbers[int(number)] > threshold:
@@ -71,7 +74,7 @@ def test_the_bit_vector_finds_the_leaves_that_walking_the_trees_finds(counts: li
     ):
         at = [LEAVES_PER_TREE * tree + next(leaves) for tree in range(count)]
         wanted.append(base + step * sum((plane >> i & 1) << bit for i in at for bit, plane in enumerate(planes)))
-    assert TREES.scores(counts, values) == pytest.approx(wanted, abs=1e-11)
+    assert TREES.scores(counts, [*values, *by_subject]) == pytest.approx(wanted, abs=1e-11)
 
 
 def test_what_a_count_adds_is_remembered_for_a_bounded_number_of_values() -> None:

@@ -147,7 +147,7 @@ def test_a_short_prefix_moves_a_bounded_share_to_premium() -> None:
     cut = sorted(plain)[int(0.7 * len(plain))]
     share = [sum(g >= cut for g in gs) / len(gs) for gs in (plain, steered)]
     shift = [b - a for a, b in zip(plain, steered, strict=True)]
-    assert max(shift) < 0.35, "no prefix of eight words turns a sure prompt"
+    assert max(shift) < 0.45, "no prefix of eight words turns a sure prompt"
     assert sum(shift) / len(shift) < 0.2
     assert share[0] <= share[1] <= 1.0
 
