@@ -67,6 +67,7 @@ async def test_an_engine_that_others_use_is_not_measured(tmp_path: Path) -> None
 
 async def test_an_engine_that_does_not_tell_its_tokens_cannot_be_measured(tmp_path: Path) -> None:
     async with FakeUpstream(api_key="sk-another") as upstream:
+        upstream.pages["/metrics"] = (404, b"", "text/plain")
         assert "the engine answers 401" in await refusal(tmp_path, external(upstream))
 
 
@@ -101,6 +102,7 @@ def test_a_wrong_engine_is_wrong_use(tmp_path: Path) -> None:
 
 async def test_the_engine_that_is_named_is_the_one_that_is_asked(tmp_path: Path) -> None:
     async with FakeUpstream(api_key=None) as one, FakeUpstream(api_key="sk-another") as other:
+        other.pages["/metrics"] = (404, b"", "text/plain")
         engines = [{"name": "a", "api_base": one.base_url}, {"name": "b", "api_base": other.base_url}]
         settings = parse_settings(config(tmp_path, {"engine": "external", "model": "m", "engines": engines}), {})
         with pytest.raises(CannotCalibrate, match="the engine answers 401"):
