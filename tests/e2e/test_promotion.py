@@ -147,15 +147,13 @@ async def test_a_canary_answers_its_sessions_and_leaves_the_others_alone(front: 
     weighed = await front.goes_to(HOME)
     assert weighed["scorer"] == version_of(model)
     assert "CANARY_MODEL" in weighed["flags"]
-    where = {
-        session: {(await front.ask(router={"session": session}))[0] for _ in range(3)}
+    # The shipped model sends the prompt away, to which of two tiers may differ with the prices of the moment.
+    at_home = {
+        session: {(await front.ask(router={"session": session}))[0] in HOME for _ in range(3)}
         for session in "abcdefghijklmnopqrst"
     }
-    assert all(len(tiers) == 1 for tiers in where.values()), (
-        "a session stays with its model",
-        [t for t in where.values() if len(t) > 1],
-    )
-    assert 0 < sum(tiers == {"local"} for tiers in where.values()) < len(where)
+    assert all(len(found) == 1 for found in at_home.values()), "a session stays with its model"
+    assert 0 < sum(found == {True} for found in at_home.values()) < len(at_home)
     await front.command("rollback")
     for _ in range(3):
         assert (await front.goes_to(AWAY))["scorer"] == SHIPPED
