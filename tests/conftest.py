@@ -1,4 +1,4 @@
-"""What holds for every test: the same made-up examples each time, no clock beside them, and logging as it was before.
+"""What holds for every test: the same made-up examples, no clock beside them, logging as it was before, and Ctrl-C.
 
 A new example every time finds more, and belongs on a desk: `make test ARGS='--hypothesis-profile=search'`.
 """
@@ -6,6 +6,7 @@ A new example every time finds more, and belongs on a desk: `make test ARGS='--h
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,10 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("same")
+
+# A shell starts what runs in its background deaf to Ctrl-C, and so is every child of that: tests press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
