@@ -187,6 +187,10 @@ def fit(
     t0_s, c_seq_s, c_kv_s = _least_squares(
         [(1.0, float(run.streaming), run.context_tokens) for run in steps], [run.step_s for run in steps]
     )
+    if t0_s + c_seq_s == 0.0:  # noise: no model makes a step for nothing but looking at what it holds
+        t0_s, c_seq_s, c_kv_s = _least_squares(
+            [(1.0, float(run.streaming), 0.0) for run in steps], [run.step_s for run in steps]
+        )
     own_s = [run.ttft_s - t0_s * (0.5 + math.ceil(run.prompt_tokens / max_batched_tokens)) for run in prompts]
     times_s = [max(1e-6, seconds) for seconds in own_s]
     api_s, c_prefill_s, c_att_s = _least_squares(

@@ -24,6 +24,8 @@ from local_llm.datamodels import EngineLimits
 _WORDS = ("apple", "river", "seven", "cloud", "orange", "stone", "table", "music", "winter", "garden", "blue", "paper")
 _OUTPUT_TOKENS = 48
 _LENGTHEN = (1, 2, 4)
+_LASTING_S = 0.1  # a shorter run says more about when this process was let at its socket than about the engine
+_LEAST_STEP_S = 1e-4  # no step is quicker than the way of a token through HTTP: these came together, in one read
 _ENOUGH_RUNS = 3
 _PROMPT_REPEATS = 3
 _T = TypeVar("_T")
@@ -132,19 +134,21 @@ def _within(steps: Sequence[_T], done: Sequence[object], time_left: Callable[[],
 async def _decode_run_of(
     call: TimedCall, prompts: Sequence[str], output_tokens: int, longest_tokens: int
 ) -> DecodeRun | None:
-    """A batch of `prompts`; streams of a fast engine may end before all have begun, so longer ones are tried then."""
+    """A batch of `prompts`; streams of a fast engine may end before all have begun, or too soon: longer ones then."""
+    found = None
     for times in _LENGTHEN:
         tokens = max(output_tokens, min(times * output_tokens, longest_tokens))
         run = decode_run(await asyncio.gather(*(call(prompt, tokens) for prompt in prompts)))
-        if run is not None:
-            return run
-    return None
+        found = run or found
+        if run is not None and run.step_s * tokens >= _LASTING_S:
+            break
+    return found
 
 
 def decode_run(replies: Sequence[TimedReply]) -> DecodeRun | None:
     """The steps that all of `replies` took part in: from the last first token to the first last one.
 
-    `None` if they did not overlap for at least four tokens each.
+    `None` if they did not overlap for at least four tokens each, or came so late to us that they came together.
     """
     streams = [reply for reply in replies if len(reply.token_at_s) >= 2]
     if not streams or len(streams) < len(replies):
@@ -157,7 +161,8 @@ def decode_run(replies: Sequence[TimedReply]) -> DecodeRun | None:
     context = sum(
         reply.prompt_tokens + sum(1 for at_s in reply.token_at_s if at_s <= (begin_s + end_s) / 2) for reply in streams
     )
-    return DecodeRun(len(streams), float(context), statistics.median(statistics.fmean(of_one) for of_one in gaps))
+    step_s = statistics.median(statistics.fmean(of_one) for of_one in gaps)
+    return DecodeRun(len(streams), float(context), step_s) if step_s >= _LEAST_STEP_S else None
 
 
 def _gaps_s(token_at_s: Sequence[float], begin_s: float, end_s: float) -> list[float]:

@@ -175,3 +175,10 @@ def test_a_prompt_is_never_read_for_nothing() -> None:
     row = fit("bent", decode, bent, practical_batch=16.0, max_batched_tokens=2048).coefficients
     assert row.c_prefill_s > 0.0
     assert row.c_att_s == 0.0
+
+
+def test_a_step_is_never_made_for_nothing_but_what_is_held() -> None:
+    decode = [DecodeRun(1, 100, 0.001), DecodeRun(1, 1000, 0.01), DecodeRun(4, 2000, 0.02), DecodeRun(4, 4000, 0.04)]
+    prompts = [PrefillRun(tokens, 0.05 + 1e-4 * tokens) for tokens in (100, 500, 1000)]
+    row = fit("noisy", decode, prompts, practical_batch=4, max_batched_tokens=1024).coefficients
+    assert row.t0_s + row.c_seq_s > 0.0

@@ -101,3 +101,20 @@ async def test_the_engines_own_tokens_a_word_are_asked_for() -> None:
         return TimedReply(30 + 3 * len(prompt.split()), 0.0, (1.0,))
 
     assert await tokens_per_word(call) == 3.0
+
+
+def test_tokens_that_came_in_one_read_tell_nothing_of_a_step() -> None:
+    assert decode_run([TimedReply(100, 0.0, tuple(1.0 + 1e-6 * i for i in range(48)))]) is None
+
+
+async def test_streams_too_short_to_be_told_from_a_hiccup_are_made_longer() -> None:
+    asked: list[int] = []
+
+    async def quick(prompt: str, output_tokens: int) -> TimedReply:
+        asked.append(output_tokens)
+        return TimedReply(len(prompt.split()), 0.0, tuple(0.01 + 0.001 * i for i in range(output_tokens)))
+
+    plan = MeasurePlan(prompt_words=(50, 500, 1000), batches=(1,), batch_prompt_words=(32, 64, 128))
+    found = await measure(quick, EngineLimits(), name="quick", plan=plan, dice=random.Random(1))
+    assert [tokens for tokens in asked if tokens > 10] == [48, 96, 192] * 3
+    assert step_s(found.coefficients, streaming=1, context_tokens=100) == pytest.approx(0.001, rel=0.05)
