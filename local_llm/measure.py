@@ -23,7 +23,7 @@ from local_llm.datamodels import EngineLimits
 
 _WORDS = ("apple", "river", "seven", "cloud", "orange", "stone", "table", "music", "winter", "garden", "blue", "paper")
 _OUTPUT_TOKENS = 48
-_LENGTHEN = (1, 2, 4)
+_LENGTHEN = (1, 2, 4, 8, 16)
 _LASTING_S = 0.1  # a shorter run says more about when this process was let at its socket than about the engine
 _LEAST_STEP_S = 1e-4  # no step is quicker than the way of a token through HTTP: these came together, in one read
 _ENOUGH_RUNS = 3
