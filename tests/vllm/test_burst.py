@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.burst, pytest.mark.timeout(600)]
 REQUESTS = 60
 ARRIVAL_GAP_S = 0.02
 PROMPT_TOKENS = 1200  # of the engine's own, which knows hardly any words
-OUTPUT_TOKENS = 320
+OUTPUT_TOKENS = 480
 SLO_TTFT_S, SLO_TPOT_S, SLO_SLACK_S = 3.0, 0.1, 1.0
 API_KEY = "sk-spill"
 PRICE = {"input_usd_per_mtok": 0.10, "output_usd_per_mtok": 0.50}
@@ -269,4 +269,4 @@ async def test_admission_keeps_the_promises_that_a_filled_up_engine_breaks(
     assert admitted.ttft_p95_s < 0.5 * filled.ttft_p95_s, told
     # both on the same machine within a minute: where that has other work, both are slower
     assert filled.misses >= 0.5 * REQUESTS, told
-    assert admitted.misses <= 0.5 * filled.misses, told
+    assert admitted.misses <= 0.25 * filled.misses, told
