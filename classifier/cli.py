@@ -52,7 +52,8 @@ def _told() -> Iterator[None]:
         raise LearningError(str(error)) from error
     except ModuleNotFoundError as error:
         raise LearningError(
-            f"{str(error.name).partition('.')[0]} is not installed: pip install 'hybrid-llm-router[learn]'"
+            f"{str(error.name).partition('.')[0]} is not installed: the learning commands need the extra `learn` "
+            "(in a checkout `make dev`, else pip install 'hybrid-llm-router[learn]')"
         ) from error
 
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from math import isfinite
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from router import __version__
 from router.commands import learning
@@ -24,8 +26,39 @@ from router.commands.report_commands import report
 from router.commands.simulate_command import simulate
 from router.errors import BadRequest, ConfigError, RouterError
 
+
+class ReaderGone(Exception):
+    """Whoever read our output has gone (`| head`)."""
+
+
+class Commands(TyperGroup):
+    """All commands. A pipe that closes is told by an exception of ours: typer would make a failure (1) of its own."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As usual; `--help` is written here."""
+        with _told_of_closed_pipes():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """As usual, and written out to the end."""
+        with _told_of_closed_pipes():
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()
+
+
+@contextmanager
+def _told_of_closed_pipes() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ReaderGone from error
+
+
 app = typer.Typer(
     name="hybrid-llm-router",
+    cls=Commands,
     help="One OpenAI-compatible endpoint over a local, a cheap and a premium LLM tier.",
     no_args_is_help=True,
     add_completion=False,
@@ -85,12 +118,17 @@ def serve(
 
 @app.command("check-config")
 def check_config_file(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Config file to check.")],
+    file: Annotated[
+        Path | None, typer.Argument(exists=True, dir_okay=False, help="Config file to check; default ./router.yaml.")
+    ] = None,
+    config: ConfigOption = None,
 ) -> None:
     """Say every mistake of a config at once, with line and cure."""
     from router.commands import check_config
 
-    check_config.run(file)
+    if file is not None and config is not None:
+        raise typer.BadParameter("give the file once: `check-config FILE`")
+    check_config.run(file or config)
 
 
 @app.command()
@@ -195,7 +233,7 @@ def prices_show(
 
 @prices.command("check")
 def prices_check(config: ConfigOption = None, form: FormatOption = Format.TABLE) -> None:
-    """Gaps, clashes and changes to come of the configured models' prices."""
+    """Gaps and changes to come of the configured models' prices; clashes between the sources of prices."""
     from router.commands import price_book
 
     if not price_book.check(config, form):
@@ -229,8 +267,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader of a pipe has gone (`| head`): nothing is wrong, but the interpreter must not try to flush again.
+    except ReaderGone:
+        # nothing is wrong, but the interpreter must not try to flush again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     else:

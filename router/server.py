@@ -117,8 +117,8 @@ def listen(host: str, port: int) -> list[socket.socket]:
 def _cannot_listen(host: str, port: int, error: OSError) -> CannotListen:
     why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror)
     return CannotListen(
-        f"cannot listen on {host}:{port}: {why.lower()}; choose another with --host and --port, or server.host and "
-        "server.port"
+        f"cannot listen on {host}:{port}: {why.lower()}; choose another with --host and --port (make: HOST=, PORT=), "
+        "or with server.host and server.port"
     )
 
 

@@ -19,6 +19,7 @@ from router.api.face import Face
 from router.api.routes import cold_routes
 from router.errors import BadRequest, MethodNotAllowed, NotFound, RouterError
 
+_WHERE_TO = "Chat goes to POST /v1/chat/completions (a client's base URL ends in /v1); GET / lists what there is."
 _OPEN_WHILE_DRAINING = frozenset({"/health/liveness", "/health/liveliness", "/metrics"})
 
 
@@ -74,6 +75,9 @@ def create_app(face: Face) -> FastAPI:
         version=__version__,
         description="One OpenAI-compatible endpoint over a local, a cheap and a premium tier.",
         redirect_slashes=False,
+        # their pages load scripts from a third party, and are blank where there is no way out
+        docs_url=None,
+        redoc_url=None,
     )
     app.include_router(cold_routes(face))
     app.add_exception_handler(RouterError, _on_error)
@@ -99,7 +103,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     """Starlette's own 404 and 405 in our envelope."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status == 404:
-        return _respond(request, NotFound(f"There is no route {request.method} {request.url.path[:200]}."))
+        return _respond(request, NotFound(f"There is no route {request.method} {request.url.path[:200]}. {_WHERE_TO}"))
     if status == 405:
         return _respond(request, MethodNotAllowed(f"{request.method} is not possible on {request.url.path[:200]}."))
     return _respond(request, BadRequest("The request could not be read."))

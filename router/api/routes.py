@@ -7,8 +7,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from router import __version__
 from router.api.auth import Caller
 from router.api.body import ClientDisconnected, read_body
 from router.api.chat import lower_headers
@@ -91,6 +93,7 @@ def cold_routes(face: Face) -> APIRouter:
 
     add_books(routes, face)
     add_health(routes, face)
+    add_index(routes)
     return routes
 
 
@@ -155,6 +158,21 @@ def add_health(routes: APIRouter, face: Face) -> None:
         docs.)
         """
         raise NotFound("The chat route is served in front of this application.")
+
+
+def add_index(routes: APIRouter) -> None:
+    """What a browser sees at the address that `serve` prints."""
+
+    @routes.get("/", include_in_schema=False)
+    async def index() -> JSONResponse:
+        """Every route in one line; the full description is `/openapi.json`."""
+        told = [
+            {"route": f"{method} {route.path}", "does": (route.description or "").partition("\n")[0]}
+            for route in routes.routes
+            if isinstance(route, APIRoute) and route.include_in_schema
+            for method in sorted(route.methods or ())
+        ]
+        return JSONResponse({"name": "hybrid-llm-router", "version": __version__, "routes": told})
 
 
 async def whole_body(request: Request, face: Face) -> bytes:

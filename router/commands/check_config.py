@@ -12,9 +12,10 @@ from router.prices import PriceBook
 from router.settings import ApiModel, TierSettings, load_settings
 
 
-def run(file: Path) -> None:
+def run(config: Path | None) -> None:
     """Print `ok` and what is accepted without effect. Raises `ConfigError` with every mistake."""
-    settings = load_settings(file, further=_without_price)
+    settings = load_settings(config, further=_without_price)
+    file = settings.source
     for key in settings.not_acted_on:
         sys.stderr.write(f"{file}: {key}: accepted, but not acted on in this release\n")
     for name in settings.ignored_env:

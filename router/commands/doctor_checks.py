@@ -248,12 +248,19 @@ def price_rows(settings: Settings, at_utc: datetime) -> Iterator[Check]:
             yield Check(f"price {note.kind} {note.model}", State.WARN, note.text)
 
 
-def levers(settings: Settings) -> Iterator[Check]:
-    """The means of keeping costs down: which are in use, which are off."""
-    tiers, policy = settings.tiers, settings.policy
+def usable_tiers(settings: Settings) -> list[str]:
+    """Tiers that could answer if they are well: with a key where one is needed, with an engine that can run here."""
+    tiers = settings.tiers
     usable = [tier for tier, models in (("cheap", tiers.cheap), ("premium", tiers.premium)) if _any_usable(models)]
     if any(engine.unavailable is None for engine in tiers.engines):
         usable.insert(0, "local")
+    return usable
+
+
+def levers(settings: Settings) -> Iterator[Check]:
+    """The means of keeping costs down: which are in use, which are off."""
+    tiers, policy = settings.tiers, settings.policy
+    usable = usable_tiers(settings)
     yield _lever(
         "routing", len(usable) > 1, f"between {', '.join(usable)}", "only one tier can answer", "configure two"
     )

@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from classifier.drift import MIN_SCORES, DriftReport, drift
 from router.bootstrap import build
 from router.checks import Check, State
+from router.commands.doctor_checks import usable_tiers
 from router.errors import ConfigError, RouterError
 from router.score_watch import WINDOW
 from router.scoring import InForce, LoadedModel, ModelNotTrusted, Source
@@ -40,6 +41,11 @@ def classifier(settings: Settings, at_utc: datetime) -> Iterator[Check]:
         yield Check(
             f"{_NAME} tiers", State.WARN, f"it was not trained on {tiers}: the heuristic speaks for them", _RETRAIN
         )
+    usable = usable_tiers(settings)
+    if len(usable) < 2:
+        yield Check(f"{_NAME} target", State.OFF, f"only {'/'.join(usable) or 'no tier'} can answer: nothing to choose")
+        yield _drift(settings, in_force.model)
+        return
     for preset, dial in in_force.dials.items():
         cost = f"for {dial.cost_ratio:.0%} of its cost in API fees (nu {dial.nu_usd:.4g} USD)"
         detail = f"{dial.kept_ratio:.1%} of the best tier's quality {cost}, shown: {dial.kept_lower_ratio:.1%}"

@@ -45,6 +45,9 @@ def classify(
     with _exit_codes(), _bar(source) as progress:
         told = cli.classify(source, output, model=model, registry_root=root, progress=progress)
     write_json(told)
+    if told["failed"] and told["failed"] == told["rows"]:
+        typer.echo(f"error: no row of {source} could be scored; each line of {output} says why", err=True)
+        raise typer.Exit(1)
 
 
 def train(
@@ -84,7 +87,10 @@ def evaluate(
     ] = False,
     price: Annotated[
         list[str] | None,
-        typer.Option(help="USD per million tokens (in/out) of a tier: cheap=0.1/0.5; default those in the report."),
+        typer.Option(
+            metavar="TIER=IN/OUT",
+            help="USD per million tokens of a tier, such as cheap=0.1/0.5; default those in the report.",
+        ),
     ] = None,
     threads: ThreadsOption = 1,
     config: ConfigOption = None,
@@ -161,11 +167,16 @@ def export_labels(
 
 
 def import_labels(
-    source: Annotated[list[Path], typer.Option("--input", exists=True, help="Result file; may be given many times.")],
+    source: Annotated[
+        list[Path], typer.Option("--input", metavar="FILE", exists=True, help="Result file; may be given many times.")
+    ],
     out: Annotated[Path, typer.Option(dir_okay=False, help="File for the labelled rows: JSONL.")],
     form: Annotated[str, typer.Option("--format", help="routellm, routerbench or llmrouterbench.")],
     model: Annotated[
-        list[str], typer.Option("--model", help="The model of a tier, such as local=llama-3.1-8b; one a tier.")
+        list[str],
+        typer.Option(
+            "--model", metavar="TIER=MODEL", help="The model of a tier, such as local=llama-3.1-8b; one a tier."
+        ),
     ],
 ) -> None:
     """Make labelled rows of the result files of a published routing benchmark."""
@@ -181,7 +192,9 @@ def calibrate_threshold(
     confidence: Annotated[float, typer.Option(help="Probability with which the target is to hold, 0.5..1.")] = 0.9,
     price: Annotated[
         list[str] | None,
-        typer.Option(help="USD per million tokens (in/out) of a tier: cheap=0.1/0.5; default the config's."),
+        typer.Option(
+            metavar="TIER=IN/OUT", help="USD per million tokens of a tier, such as cheap=0.1/0.5; default the config's."
+        ),
     ] = None,
     config: ConfigOption = None,
 ) -> None:

@@ -17,9 +17,9 @@ ConfigOption = Annotated[
         "--config", exists=True, dir_okay=False, help="Config file; default ./router.yaml, else the shipped one."
     ),
 ]
-FromOption = Annotated[str | None, typer.Option("--from", help="First day (UTC), such as 2026-11-01.")]
+FromOption = Annotated[str | None, typer.Option("--from", metavar="DAY", help="First day (UTC), such as 2026-11-01.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="How the result is written.")]
-ToOption = Annotated[str | None, typer.Option("--to", help="Last day (UTC), included.")]
+ToOption = Annotated[str | None, typer.Option("--to", metavar="DAY", help="Last day (UTC), included.")]
 
 
 def days_of(start: str | None, end: str | None) -> Range:

@@ -30,7 +30,7 @@ def why_not(
     if candidate.unavailable is not None:
         return (candidate.unavailable,)
     against: list[Reject] = []
-    if not _is_allowed(candidate, facts):
+    if not is_allowed(candidate, facts):
         against.append(Reject.NOT_ALLOWED)
     if facts.locality is Locality.LOCAL_ONLY and candidate.tier is not Tier.LOCAL:
         against.append(Reject.RESIDENCY)
@@ -48,7 +48,8 @@ def why_not(
     return tuple(against)
 
 
-def _is_allowed(candidate: Candidate, facts: RequestFacts) -> bool:
+def is_allowed(candidate: Candidate, facts: RequestFacts) -> bool:
+    """Is it, or is it of, what the caller pinned by name, if anything?"""
     if facts.pinned_model is not None:
         return facts.pinned_model in (candidate.name, candidate.model)
     return facts.pinned_tier is None or candidate.tier is facts.pinned_tier

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from router.core.decision import Alternative, Candidate, Decision
+from router.core.eligibility import is_allowed
 from router.core.request import RequestFacts
 from router.core.vocabulary import Locality, Reject
 from router.errors import BadRequest, ContextTooLong, NoRoute, OverBudget, RouterError, Saturated
@@ -48,7 +49,7 @@ def why_nothing(
         )
     if any(set(alt.reasons) <= {Reject.BUDGET_EXHAUSTED, Reject.OVER_REQUEST_CAP} for alt in possible):
         return OverBudget("The budget of this window is exhausted; see policy.budget_usd_per_day and _per_month.")
-    meant = [alt for alt in decision.alternatives if Reject.NOT_ALLOWED not in alt.reasons] or decision.alternatives
+    meant = [alt for alt in decision.alternatives if is_allowed(by_name[alt.name], facts)] or decision.alternatives
     text = "; ".join(f"{alt.name}: {_why(alt, by_name[alt.name])}" for alt in meant)
     return NoRoute(f"No tier can answer this request now ({text}).", rejected)
 

@@ -82,7 +82,7 @@ def test_without_its_libraries_training_names_the_extra(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, "train", "--labels", str(labels), "--out", str(tmp_path / "model")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "sklearn is not installed: pip install 'hybrid-llm-router[learn]'" in done.stderr
+    assert "sklearn is not installed" in done.stderr and "[learn]" in done.stderr
 
 
 def test_on_a_terminal_a_bar_names_the_step(tmp_path: Path) -> None:

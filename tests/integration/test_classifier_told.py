@@ -161,6 +161,13 @@ def test_doctor_names_version_source_age_and_what_each_preset_keeps(tmp_path: Pa
     assert not (tmp_path / "data").exists(), "looking writes nothing"
 
 
+def test_doctor_says_no_target_where_one_tier_only_can_answer(tmp_path: Path) -> None:
+    settings = settings_of(config_of(tmp_path, "http://127.0.0.1:9/v1"), {})
+    told = {check.name: check for check in classifier(settings, NOW)}
+    assert told["classifier target"].detail == "only local can answer: nothing to choose"
+    assert not [name for name in told if name.startswith("classifier target 0")]
+
+
 def test_doctor_tells_a_canary_and_a_folder(tmp_path: Path) -> None:
     model = copy_of_shipped(tmp_path / "mine", letter="M")
     registry.Registry(tmp_path / "data" / "models").promote(model, now_utc=NOW, reason="try", canary_share=0.05)

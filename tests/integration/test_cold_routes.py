@@ -44,6 +44,19 @@ async def test_an_answer_that_has_an_id_keeps_its_own_only(client: httpx.AsyncCl
     assert len(answer.headers.get_list("x-request-id")) == 1
 
 
+async def test_the_address_itself_lists_the_routes_and_a_wrong_one_says_where_to_go(client: httpx.AsyncClient) -> None:
+    told = (await client.get("/")).json()["routes"]
+    routes = {entry["route"]: entry["does"] for entry in told}
+    assert routes["POST /v1/chat/completions"] == "A chat completion in OpenAI's shape, plain or streaming."
+    assert {"GET /v1/models", "POST /v1/route/explain", "GET /v1/usage", "GET /metrics"} <= set(routes)
+    assert all(routes.values())
+    for path in ("/v1/responses", "/v1/v1/chat/completions"):
+        message = (await client.post(path, headers=KNOWN, json={})).json()["error"]["message"]
+        assert message.startswith(f"There is no route POST {path}. Chat goes to POST /v1/chat/completions")
+    # no page that would load scripts of somebody else
+    assert [(await client.get(path)).status_code for path in ("/docs", "/redoc")] == [404, 404]
+
+
 @pytest.mark.parametrize("body", [b"{}", b"no json", b"x" * 100_000])
 async def test_feedback_without_a_key_is_not_even_read(client: httpx.AsyncClient, body: bytes) -> None:
     answer = await client.post("/v1/feedback", content=body)

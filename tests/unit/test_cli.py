@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from fractions import Fraction
@@ -383,11 +384,37 @@ def test_serve_does_not_start_on_a_broken_config(run: Any, tmp_path: Path) -> No
     assert (code, out) == (1, "") and "ROUTER_API_KEY" in err
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
-    command = f"{sys.executable} -m router prices show openai/gpt-6-luna --format json | head -c 1"
-    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("words", ["prices show openai/gpt-6-luna --format json", "serve --help", "--help"])
+def test_a_reader_that_goes_away_is_no_error(words: str) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, "-m", "router", *words.split()]
+    done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writes)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_kinds_of_processing_are_those_of_the_price_book() -> None:
     assert tuple(kind.value for kind in Processing) == PROCESSING
+
+
+def test_check_config_takes_router_yaml_where_no_file_is_named(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "router.yaml").write_text("server: {prot: 1}\n")
+    code, _, err = run("check-config")
+    assert (code, err.startswith("router.yaml:1: server.prot")) == (1, True)
+    file = config(tmp_path)
+    assert run("check-config", "--config", file)[:2] == (0, f"{file}: ok\n")
+    assert run("check-config", file, "--config", file)[0] == 2
+
+
+def test_classify_fails_where_no_row_could_be_scored(run: Any, tmp_path: Path) -> None:
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    rows.write_text("# no row\n# at all\n")
+    code, told, err = run("classify", "--input", rows, "--output", out)
+    assert (code, json.loads(told)["failed"]) == (1, 2)
+    assert err == f"error: no row of {rows} could be scored; each line of {out} says why\n"
+    rows.write_text('# no row\n{"messages": [{"role": "user", "content": "Name a colour."}]}\n')
+    assert run("classify", "--input", rows, "--output", out)[0] == 0

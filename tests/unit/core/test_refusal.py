@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from local_llm.datamodels import ProcessState
@@ -9,7 +11,7 @@ from router.core.decision import PolicyConfig
 from router.core.policy import decide
 from router.core.refusal import why_nothing
 from router.core.request import TokenEstimate
-from router.core.vocabulary import Locality
+from router.core.vocabulary import Locality, Reject, Tier
 from router.errors import Saturated
 from tests.fakes import ALL, EASY, FULL, LOCAL, engine, facts, snapshot
 
@@ -56,3 +58,15 @@ def test_a_request_beyond_every_window_is_told_which_part_of_it_is_too_long(
     error = why_nothing(decide(asked, EASY, ALL, snapshot(), PolicyConfig()), asked, ALL, retry_after_s=3.0)
     assert (error.code, error.param) == ("context_length_exceeded", param)
     assert error.message.endswith(cure)
+
+
+def test_who_pins_a_tier_is_told_of_that_tier_only() -> None:
+    keyless = [
+        replace(c, unavailable=Reject.UNCONFIGURED, unavailable_detail=f"no key for {c.tier.value}")
+        for c in ALL
+        if c.tier is not Tier.LOCAL
+    ]
+    asked = facts(pinned_tier=Tier.CHEAP)
+    error = why_nothing(decide(asked, EASY, keyless, snapshot(), PolicyConfig()), asked, keyless, retry_after_s=3.0)
+    assert "no key for cheap" in error.message
+    assert "premium" not in error.message
