@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from classifier.heuristic import HeuristicScorer
+from router.access import access_of
 from router.api.auth import DEFAULT_TENANT
 from router.classifier_series import watch_classifier
 from router.clock import SystemClock
@@ -99,8 +100,23 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Gateway:
     )
     beside = _beside(settings, deps, ledger, telemetry)
     deps = replace(deps, learner=beside, cutting_off=lambda: gateway.cutting_off)
+    access = access_of(settings.server.auth, telemetry, clock.now_s)
     gateway = Gateway(
-        settings, clock, deps, state, ledger, budgets, telemetry, tokens, book, local, hours, lengths, keeper, beside
+        settings,
+        clock,
+        deps,
+        state,
+        ledger,
+        budgets,
+        telemetry,
+        tokens,
+        book,
+        local,
+        hours,
+        lengths,
+        keeper,
+        access,
+        beside,
     )
     _watch(gateway)
     return gateway
@@ -191,6 +207,13 @@ def _watch(gateway: Gateway) -> None:
         ledger=lambda: "healthy" if ledger.state().healthy else "degraded",
         ledger_states=("healthy", "degraded"),
     )
+    if gateway.access.limiters:
+        telemetry.table(
+            "router_limit_used_ratio",
+            "How much of a limit of its key is in use",
+            ("tenant", "limit"),
+            gateway.access.used_ratios,
+        )
     watch_classifier(telemetry, gateway.keeper, state.judged, state.watch)
     if gateway.local is not None:
         watch_engines(telemetry, gateway.local.engines, gateway.clock)

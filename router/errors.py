@@ -8,7 +8,7 @@
     │   ├── NotFound               unknown route or model
     │   ├── HeadTooLarge · BodyTooLarge · BodyTooSlow (HeadTooSlow)
     │   ├── IdempotencyConflict    the same key with another body
-    │   ├── RateLimited            our own throttle; carries `retry_after_s`
+    │   ├── RateLimited            a limit of the caller's key; carries `retry_after_s`
     │   └── OverBudget             a budget or a per-request cap is exhausted
     ├── NoRoute                    no tier may or can answer; carries who was rejected and why
     │   └── Saturated              the only tier that may answer is full; carries `retry_after_s`
@@ -117,11 +117,11 @@ class IdempotencyConflict(ClientError):
 
 
 class RateLimited(ClientError):
-    """Our own throttle."""
+    """Our own throttle: a limit of the caller's key. `retry_after_s` is `None` where no waiting helps."""
 
     code = "rate_limit_exceeded"
 
-    def __init__(self, message: str, *, retry_after_s: float) -> None:
+    def __init__(self, message: str, *, retry_after_s: float | None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 

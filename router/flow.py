@@ -1,6 +1,6 @@
 """The order of steps of one request; open this file first.
 
-    describe ─ score ─ DECIDE ─ claim ─ reserve ─ attempt(s) ─ settle ─ answer
+    describe ─ score ─ limits ─ DECIDE ─ claim ─ reserve ─ attempt(s) ─ settle ─ answer
 
 Nothing after the decision changes it; nothing before it does slow I/O. The flow knows no HTTP, no store and no
 provider: it is given them (`Deps`).
@@ -18,6 +18,7 @@ from classifier.features import features as featurize
 from router.core.chat import ChatRequest
 from router.core.decision import Decision, PolicyConfig
 from router.core.eligibility import as_if_awake
+from router.core.limits import Allowance
 from router.core.nouns import Noun
 from router.core.policy import decide
 from router.core.refusal import why_nothing
@@ -26,7 +27,7 @@ from router.core.snapshot import Snapshot
 from router.core.virtual_models import TargetKind, resolve
 from router.core.vocabulary import Flag, Locality, Outcome
 from router.delivery import AnswerMeta, PlainAnswer, StreamAnswer, answer_meta, deliver
-from router.errors import RouterError
+from router.errors import RateLimited, RouterError
 from router.ports import Deps, PlainReply, ScoringPolicy
 from router.records import Case, refused_record
 from router.settlement import Settlement, outcome_of_exit
@@ -54,17 +55,23 @@ class Described(Noun, frozen=True):
     free: bool = True
 
 
-async def handle_chat(chat: ChatRequest, tenant: str, deps: Deps) -> PlainAnswer | StreamAnswer:
+async def handle_chat(
+    chat: ChatRequest, tenant: str, deps: Deps, allowance: Allowance | None = None
+) -> PlainAnswer | StreamAnswer:
     """Answer one request from the cheapest place that is good enough. Raises RouterErrors.
 
-    A `StreamAnswer` must be closed by whoever gets it; it settles itself when it ends or is closed.
+    `allowance` is what a key that has limits has left; the request takes its tokens of it, and gives back what it did
+    not use before its last byte. A `StreamAnswer` must be closed by whoever gets it; it settles itself when it ends or
+    is closed.
     """
     seen = describe(chat, tenant, deps)
+    if allowance is not None:
+        _take_tokens(seen, allowance)
     decision, snapshot = await choose(seen, deps)
     if not decision.ranked:
         raise _refuse(seen, decision, deps)
     case = Case(chat, seen.facts, seen.features, decision, snapshot, seen.cfg, seen.received_at_utc, deps.state.world())
-    bill = Settlement(case, deps)
+    bill = Settlement(case, deps, allowance)
     try:
         bill.claim()
         await bill.open()
@@ -81,6 +88,15 @@ async def handle_chat(chat: ChatRequest, tenant: str, deps: Deps) -> PlainAnswer
     if looked is not None and deps.learner is not None:
         reply.stream = deps.learner.streaming(looked, reply.stream, reply.blocks, ended=reply.ended)
     return StreamAnswer(reply, bill)
+
+
+def _take_tokens(seen: Described, allowance: Allowance) -> None:
+    estimate = seen.facts.estimate
+    try:
+        allowance.take_tokens(estimate.input_tokens, estimate.output_p90_tokens * max(1, seen.facts.n))
+    except RateLimited as error:
+        error.request_id = seen.facts.request_id
+        raise
 
 
 def _looked_at(seen: Described, decision: Decision, bill: Settlement, deps: Deps) -> Any | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from local_llm.datamodels import ProcessState
 from router import learned
-from router.api.auth import Authenticator
+from router.access import Access
 from router.api.face import Face, InFlight
 from router.api.idempotency import IdempotencyStore
 from router.closing import PeriodKeeper
@@ -53,6 +53,7 @@ class Gateway:
     hours: PeriodKeeper
     lengths: LengthTable
     keeper: ModelKeeper
+    access: Access
     beside: Beside | None = None
     draining: bool = False
     cutting_off: bool = False
@@ -61,6 +62,8 @@ class Gateway:
 
     async def start(self) -> None:
         """Books first, then budgets as the books have them; the engine comes up beside them, or later."""
+        if unset := self.access.unset_env:
+            self.telemetry.warn("auth_key_unset", variables=", ".join(unset), cure="export them, or remove the keys")
         loading = asyncio.create_task(asyncio.to_thread(self.tokens.load))
         if self.local is not None:
             await self.local.start()
@@ -170,15 +173,15 @@ class Gateway:
             for c in self.deps.candidates
         ]
         ledger = {"healthy": books.healthy, "detail": books.reason, "spooled_events": books.spooled_events}
-        return status, {"tiers": tiers, "ledger": ledger, "draining": self.draining}
+        access = self.access.shown()
+        return status, {"tiers": tiers, "ledger": ledger, "access": access, "draining": self.draining}
 
     def face(self) -> Face:
         """This gateway as HTTP sees it."""
         server = self.settings.server
-        keys = ((key.tenant, key.key.get_secret_value(), key.admin) for key in server.auth.keys)
         return Face(
             deps=self.deps,
-            authenticator=Authenticator.from_keys(required=server.auth.required, keys=keys),
+            authenticator=self.access.authenticator,
             idempotency=IdempotencyStore(now_s=self.clock.now_s),
             books=self.ledger,
             readiness=self.readiness,

@@ -188,9 +188,11 @@ async def _announce(gateway: Gateway, server: uvicorn.Server, host: str, port: i
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{port}"
     key = ' -H "authorization: Bearer $ROUTER_API_KEY"' if gateway.settings.server.auth.required else ""
+    unset = ", ".join(gateway.access.unset_env)
     lines = [
         f"hybrid-llm-router {__version__} on {url}  (config: {gateway.settings.source}; Ctrl-C stops it)",
         *(f"  {line}" for line in gateway.tier_lines()),
+        *([f"  keys: {unset} not set, so who holds them cannot enter"] if unset else []),
         "Try it:",
         f"  curl -i {url}/v1/chat/completions{key} -H 'content-type: application/json' \\",
         '    -d \'{"model": "auto", "messages": [{"role": "user", "content": "What is the capital of Japan?"}]}\'',

@@ -5,13 +5,19 @@ Nothing here stops at the first mistake: each is noted with its place, and a har
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path as FilePath
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
 from router.core.judgements import OVERHEAD_TENANT_PREFIX
+from router.core.limits import LimitTerms
+from router.core.vocabulary import Limit
 from router.settings_checks import Note, Secrets, is_loopback, mask_password
-from router.settings_schema import PolicyFile, ServerFile
+from router.settings_schema import PolicyFile
 from router.settings_schema_learning import ClassifierFile, LearningFile
+from router.settings_schema_server import LimitsFile, ServerFile
 from router.settings_types import (
     QUALITY_TARGETS,
     AuthKey,
@@ -57,6 +63,7 @@ def build_server(
         max_body_bytes=file.max_body_bytes,
         body_timeout_s=file.body_timeout_s,
         drain_grace_s=file.drain_grace_s,
+        gateways=file.gateways,
         store_prompts=file.store_prompts,
         auth=_auth(file, secrets, note, note_unset),
     )
@@ -81,9 +88,10 @@ def _checked_database_url(url: str, where: Path, note: Note, *, url_from_file: b
 def _auth(file: ServerFile, secrets: Secrets, note: Note, note_unset: Note) -> AuthSettings:
     keys: list[AuthKey] = []
     unset: list[str] = []
+    default = _limits(file.auth.default_limits, LimitsFile(), ("server", "auth", "default_limits"), file, note)
     own = secrets.read(API_KEY_ENV)
     if own is not None:
-        keys.append(AuthKey("default", own, admin=True))
+        keys.append(AuthKey("default", own, admin=True, limits=default))
     for index, item in enumerate(file.auth.keys):
         where: Path = ("server", "auth", "keys", index)
         if item.tenant is None or item.key_env is None:
@@ -95,13 +103,14 @@ def _auth(file: ServerFile, secrets: Secrets, note: Note, note_unset: Note) -> A
                 f"{item.tenant!r}: names that begin with {OVERHEAD_TENANT_PREFIX} are ours; take another",
             )
             continue
+        limits = _limits(item.limits, file.auth.default_limits, (*where, "limits"), file, note)
         secret = secrets.read(item.key_env)
         if secret is None:
             unset.append(item.key_env)
         elif any(secret == key.key for key in keys):
             note((*where, "key_env"), f"the key in {item.key_env} is another tenant's as well; give each its own")
         else:
-            keys.append(AuthKey(item.tenant, secret, admin=item.admin))
+            keys.append(AuthKey(item.tenant, secret, admin=item.admin, limits=limits))
     loopback = is_loopback(file.host)
     # A key that is named but not set must not open the gateway to everybody.
     wanted = bool(keys or file.auth.keys) or not loopback
@@ -120,7 +129,44 @@ def _auth(file: ServerFile, secrets: Secrets, note: Note, note_unset: Note) -> A
             f"configured{unset_text}; export {names} with a long random value, or "
             f"{'set server.auth.required to false' if loopback else 'listen on 127.0.0.1'}",
         )
-    return AuthSettings(required=required, keys=tuple(keys), unset_env=tuple(unset))
+    return AuthSettings(
+        required=required,
+        keys=tuple(keys),
+        unset_env=tuple(unset),
+        default_limits=default,
+        metrics_key=_metrics_key(file, keys, secrets, note, note_unset),
+    )
+
+
+def _limits(own: LimitsFile, default: LimitsFile, where: Path, file: ServerFile, note: Note) -> LimitTerms:
+    """This gateway's part of what a key may use: what stands in `own` (null: no limit), for the rest `default`."""
+    parts: dict[str, int | None] = {}
+    for limit in Limit:
+        given = limit.value in own.model_fields_set
+        whole: int | None = getattr(own if given else default, limit.value)
+        parts[limit.value] = None if whole is None else whole // file.gateways
+        if given and parts[limit.value] == 0:
+            note(
+                (*where, limit.value),
+                f"{whole} cannot be shared by {file.gateways} gateways (server.gateways): nothing would be left for "
+                f"each; give at least {file.gateways}",
+            )
+    return LimitTerms(**parts)
+
+
+def _metrics_key(
+    file: ServerFile, keys: Sequence[AuthKey], secrets: Secrets, note: Note, note_unset: Note
+) -> SecretStr | None:
+    name = file.auth.metrics_key_env
+    if name is None:
+        return None
+    where: Path = ("server", "auth", "metrics_key_env")
+    secret = secrets.read(name)
+    if secret is None:  # a key that is named but not set must not open the metrics to everybody
+        note_unset(where, f"{name} is not set; export it, or remove the key to leave /metrics open")
+    elif any(secret == key.key for key in keys):
+        note(where, f"the key in {name} is a tenant's as well; give the metrics their own")
+    return secret
 
 
 def build_policy(file: PolicyFile) -> PolicySettings:

@@ -27,62 +27,7 @@ from router.settings_fields import (
     UsdPerMtok,
 )
 from router.settings_schema_learning import ClassifierFile, LearningFile
-
-
-class AuthKeyFile(Section):
-    """One key that clients may use."""
-
-    tenant: Text | None = Field(None, description="name of whoever holds the key, as it stands in the books; required")
-    key_env: EnvName | None = Field(
-        None, description="environment variable that holds the key (or NAME_FILE: a file with it); required"
-    )
-    admin: bool = Field(False, description="may see the usage of all tenants")
-
-
-class AuthFile(Section):
-    """Who may use the gateway."""
-
-    required: bool | None = Field(
-        None,
-        description=(
-            "true: every request needs a key; false: any key sent is ignored. Default: true as soon as a key is "
-            "configured (ROUTER_API_KEY or auth.keys, set or not), else false, which is allowed on loopback only"
-        ),
-    )
-    keys: tuple[AuthKeyFile, ...] = Field(
-        (), description="further keys, one a tenant: [{tenant, key_env, admin}]; ROUTER_API_KEY is the admin's"
-    )
-
-
-class ServerFile(Section):
-    """The gateway's own process."""
-
-    host: Text = Field("127.0.0.1", description="address to listen on; anything but loopback requires a key")
-    port: Annotated[int, Number, Field(ge=0, le=65_535)] = Field(
-        8080, description="port to listen on, 0..65535; 0 takes any free one"
-    )
-    database_url: Text | None = Field(
-        None,
-        description=(
-            "where the books are kept: sqlite:///PATH or postgresql://HOST/NAME; default router.db in data_dir. "
-            "A URL with a password belongs into the environment: see database_url_env"
-        ),
-    )
-    database_url_env: EnvName | None = Field(
-        None, description="environment variable that holds the database URL, for a URL with a password"
-    )
-    data_dir: Text = Field("./data", description="folder of everything the gateway writes")
-    max_body_bytes: Annotated[int, Number, Field(ge=1_024, le=1_000_000_000)] = Field(
-        20_000_000, description="largest request body in bytes, as sent and as unpacked"
-    )
-    body_timeout_s: Seconds = Field(10.0, description="seconds in which a request body must have arrived")
-    drain_grace_s: Annotated[float, Number, Field(ge=0, le=3_600)] = Field(
-        30.0, description="seconds that running requests get to finish after SIGTERM"
-    )
-    store_prompts: bool = Field(
-        False, description="keep prompts in the records, so that they can be learnt from; without it only their sha256"
-    )
-    auth: AuthFile = Field(AuthFile(), description="who may use the gateway")
+from router.settings_schema_server import ServerFile
 
 
 class TimeoutsFile(Section):

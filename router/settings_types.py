@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from local_llm.datamodels import EngineCoefficients, SloTargets
 from router.core.decision import PolicyConfig
 from router.core.hardware import OwnedHardware
+from router.core.limits import NO_LIMITS, LimitTerms
 from router.core.vocabulary import NANO_PER_USD, Tier
 from router.ports import CallTimeouts
 
@@ -44,15 +45,21 @@ class AuthKey:
     tenant: str
     key: SecretStr
     admin: bool = False
+    limits: LimitTerms = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
 class AuthSettings:
-    """`keys` holds those that are really set; `unset_env` names the variables that hold none."""
+    """`keys` holds those that are really set; `unset_env` names the variables that hold none.
+
+    Limits are this gateway's own part. `default_limits` hold for everybody together where no key is asked for.
+    """
 
     required: bool
     keys: tuple[AuthKey, ...] = ()
     unset_env: tuple[str, ...] = ()
+    default_limits: LimitTerms = NO_LIMITS
+    metrics_key: SecretStr | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,7 @@ class ServerSettings:
     max_body_bytes: int
     body_timeout_s: float
     drain_grace_s: float
+    gateways: int
     store_prompts: bool
     auth: AuthSettings
 
@@ -329,7 +337,9 @@ class Settings:
 
     def secret_values(self) -> tuple[str, ...]:
         """Every secret that must never be seen in a log, longest first."""
-        secrets = [key.key for key in self.server.auth.keys]
+        auth = self.server.auth
+        secrets = [key.key for key in auth.keys]
+        secrets += [auth.metrics_key] if auth.metrics_key is not None else []
         secrets += [model.api_key for _, model in self.tiers.api_models() if model.api_key is not None]
         secrets += [engine.api_key for engine in self.tiers.engines if engine.api_key is not None]
         values = {secret.get_secret_value() for secret in secrets}

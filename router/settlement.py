@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from router.core.attempts import Attempt, AttemptOpened, AttemptRecord, AttemptResult, Charge, Hold, WorkDone
 from router.core.charges import api_charge, local_charge
 from router.core.decision import Candidate, Decision
+from router.core.limits import Allowance
 from router.core.request import TokenUsage
 from router.core.vocabulary import Flag, Outcome, Tier
 from router.errors import (
@@ -81,10 +82,14 @@ class _Open:
 
 @dataclass(slots=True, eq=False)
 class Settlement:
-    """Books one request. `open` first, then `begin`/`close` per attempt, `finish` at the end, however it ends."""
+    """Books one request. `open` first, then `begin`/`close` per attempt, `finish` at the end, however it ends.
+
+    `allowance`, of a key that has limits, is told what was used.
+    """
 
     case: Case
     deps: Deps
+    allowance: Allowance | None = None
     records: list[AttemptRecord] = field(default_factory=list)
     upstream_s: float = 0.0
     _held_nanousd: int = 0
@@ -103,6 +108,12 @@ class Settlement:
     def cash_nanousd(self) -> int:
         """The part of it that leaves the house."""
         return sum(r.charge.amount_nanousd for r in self.records if r.tier is not Tier.LOCAL)
+
+    @property
+    def used_tokens(self) -> int:
+        """Input and output tokens of all attempts."""
+        usages = (record.usage for record in self.records)
+        return sum(usage.input_tokens + usage.output_tokens for usage in usages if usage is not None)
 
     @property
     def answering(self) -> tuple[Candidate, int]:
@@ -339,6 +350,8 @@ class Settlement:
         if self._ticket is not None:
             self._ticket.end(ok=False)
         self.deps.budgets.settle(reserved_nanousd=self._held_nanousd, spent_nanousd=self.cash_nanousd)
+        if self.allowance is not None:
+            self.allowance.settle(self.used_tokens)
         record = record_of(
             self.case,
             self.records,

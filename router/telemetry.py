@@ -17,7 +17,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from router import __version__
 from router.core.attempts import AttemptRecord, RoutingRecord
-from router.core.vocabulary import NANO_PER_USD, CircuitState, Flag, Outcome, Reason, Tier
+from router.core.vocabulary import NANO_PER_USD, CircuitState, Flag, Limit, Outcome, Reason, Tier
 from router.series import Counters, Histograms, Tally
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -112,6 +112,9 @@ class PrometheusTelemetry:
             "kind",
             "outcome",
         )
+        self._limit_refusals = counter(
+            "router_limit_refusals_total", "Requests refused by a limit of their key", "tenant", "limit"
+        )
         failures = counter("router_telemetry_failures_total", "Records and readings that could not be counted")
         self._failures = failures.labels()
 
@@ -191,6 +194,12 @@ class PrometheusTelemetry:
             fields["left_out"] = str(pace.left_out)
         pace.last_at_s, pace.left_out = now_s, 0
         _log.warning(event, extra={"fields": fields})
+
+    def limit_refused(self, tenant: str, limit: Limit) -> None:
+        """Count, and log now and then, a request that a limit of its key kept out."""
+        tenant = tenant if tenant in self._tenants else OTHER
+        self._limit_refusals.labels(tenant, limit.value).inc()
+        self.warn("key_limited", tenant=tenant, limit=limit.value)
 
     def learning_done(self, kind: str, outcome: str) -> None:
         """Count a shadow run, a judgement or a check, made or not made; both words come from small closed sets."""

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
@@ -18,9 +19,11 @@ from router.api.company import Company
 from router.api.error_responses import error_response, stream_error_event
 from router.api.hangups import Hangup, Hangups
 from router.api.idempotency import IdempotencyStore, Recording, Replay
+from router.api.limit_headers import limit_headers
 from router.api.schemas import decode_chat
 from router.api.sse import send_stream
 from router.core.chat import ChatRequest
+from router.core.limits import Allowance, KeyLimiter
 from router.errors import MethodNotAllowed, RouterError, Unavailable
 from router.flow import PlainAnswer, handle_chat
 from router.ports import Deps
@@ -46,12 +49,19 @@ class ChatEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every failure leaves as an OpenAI error envelope with a request id."""
         hangup = Hangup(receive, self.hangups)
+        limiter: KeyLimiter | None = None
         try:
-            await self._answer(scope, receive, send, hangup)
+            headers, caller = self._who(scope)
+            limiter = caller.limiter
+            if limiter is None:
+                await self._answer(_Visit(caller, send, hangup), headers, receive)
+            else:
+                with Allowance(limiter) as allowance:
+                    await self._answer(_Visit(caller, send, hangup, allowance), headers, receive)
         except ClientDisconnected:
             return
         except RouterError as error:
-            await send_error(send, error, self.deps.new_id)
+            await send_error(send, error, self.deps.new_id, limiter)
         except asyncio.CancelledError:
             if not hangup.hung_up and not self.draining():
                 raise
@@ -62,52 +72,68 @@ class ChatEndpoint:
             if not hangup.hung_up:
                 await _send_cut(send, self.deps.new_id, started=hangup.response_started)
         except Exception as error:  # noqa: BLE001 - the last stop: no traceback may reach a client
-            await send_internal_error(send, error, self.deps, started=hangup.response_started)
+            await send_internal_error(send, error, self.deps, limiter, started=hangup.response_started)
         finally:
             hangup.stop()
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, hangup: Hangup) -> None:
+    def _who(self, scope: Scope) -> tuple[dict[str, str], Caller]:
         if scope["method"] != "POST":
             raise MethodNotAllowed(f"{scope['method']} is not possible here; use POST.")
         headers = lower_headers(scope)
-        caller = self.authenticator.authenticate(headers)
+        return headers, self.authenticator.authenticate(headers)
+
+    async def _answer(self, visit: _Visit, headers: dict[str, str], receive: Receive) -> None:
         body = await read_body(receive, headers, max_bytes=self.max_body_bytes, timeout_s=self.body_timeout_s)
         if self.company is not None:
             await self.company.join()
         chat = decode_chat(body, headers)
-        hangup.watch()
+        visit.hangup.watch()
         key = headers.get("idempotency-key")
         if key is None:
-            await self._fresh(chat, caller, send, None, hangup)
+            await self._fresh(chat, visit, None)
             return
         # What is asked by header (stay at home, cost no more than…) is part of the request, as it is in the body.
         asked = sha256(body + repr(chat.controls).encode()).hexdigest()
-        claim = await self.idempotency.begin(caller.tenant, key, asked)
+        claim = await self.idempotency.begin(visit.caller.tenant, key, asked)
         if isinstance(claim, Replay):
-            await _send_plain(send, [*claim.headers, _REPLAYED], claim.body, claim.status)
+            if visit.allowance is not None:
+                visit.allowance.settle(0)
+            await _send_plain(visit.send, [*claim.headers, _REPLAYED, *visit.limits()], claim.body, claim.status)
             return
         with claim:
-            await self._fresh(chat, caller, send, claim, hangup)
+            await self._fresh(chat, visit, claim)
 
-    async def _fresh(
-        self, chat: ChatRequest, caller: Caller, send: Send, recording: Recording | None, hangup: Hangup
-    ) -> None:
-        answer = await handle_chat(chat, caller.tenant, self.deps)
-        hangup.response_started = True
+    async def _fresh(self, chat: ChatRequest, visit: _Visit, recording: Recording | None) -> None:
+        answer = await handle_chat(chat, visit.caller.tenant, self.deps, visit.allowance)
+        visit.hangup.response_started = True
         headers = answer_headers(answer.meta, stream=chat.stream, debug=chat.controls.debug)
+        told = [*headers, *visit.limits()]  # how the limits stand now is not part of what is kept for a repetition
         if isinstance(answer, PlainAnswer):
             if recording is not None:
                 recording.keep(200, headers, answer.body)
-            await _send_plain(send, headers, answer.body)
+            await _send_plain(visit.send, told, answer.body)
             return
         keep: list[bytes] | None = [] if recording is not None else None
         try:
-            await send_stream(send, answer, headers, include_usage=chat.include_usage, keep=keep)
-            hangup.stop()  # all has been said: who leaves now must not undo what is kept
+            await send_stream(visit.send, answer, told, include_usage=chat.include_usage, keep=keep)
+            visit.hangup.stop()  # all has been said: who leaves now must not undo what is kept
         finally:
             await answer.close()
         if recording is not None and keep:
             recording.keep(200, headers, b"".join(keep))
+
+
+class _Visit(NamedTuple):
+    """Who asks, where the answer goes, and what the request takes of its key's limits."""
+
+    caller: Caller
+    send: Send
+    hangup: Hangup
+    allowance: Allowance | None = None
+
+    def limits(self) -> Headers:
+        """How the limits of the key stand."""
+        return [] if self.allowance is None else limit_headers(self.allowance.limiter)
 
 
 def lower_headers(scope: Scope) -> dict[str, str]:
@@ -134,23 +160,30 @@ async def _send_cut(send: Send, new_id: Callable[[], str], *, started: bool) -> 
     await send({"type": "http.response.body", "body": stream_error_event(shutting_down()), "more_body": False})
 
 
-async def send_error(send: Send, error: RouterError, new_id: Callable[[], str]) -> None:
-    """The envelope of `error`, with the request id it carries or a new one."""
+async def send_error(
+    send: Send, error: RouterError, new_id: Callable[[], str], limiter: KeyLimiter | None = None
+) -> None:
+    """The envelope of `error`, with the request id it carries or a new one, and how the key's limits stand."""
     headers = [(b"x-request-id", (error.request_id or new_id()).encode())]
     if error.attempts is not None:
         headers.append((b"x-router-attempts", b"%d" % error.attempts))
+    if limiter is not None:
+        headers += limit_headers(limiter)
     out = error_response(error)
     await _send_plain(send, [*out.headers, *headers], out.body, out.status)
 
 
-async def send_internal_error(send: Send, error: Exception, deps: Deps, *, started: bool) -> None:
+async def send_internal_error(
+    send: Send, error: Exception, deps: Deps, limiter: KeyLimiter | None = None, *, started: bool
+) -> None:
     """Something of ours broke: an envelope without details for the caller, where it broke for the log."""
     request_id = deps.new_id()
     note_crash(error, deps, request_id)
     if started:
         raise RuntimeError("cut short") from None  # the server closes the connection: a cut is honest, an end is not
     out = error_response(error)
-    await _send_plain(send, [*out.headers, (b"x-request-id", request_id.encode())], out.body, out.status)
+    limits = [] if limiter is None else limit_headers(limiter)
+    await _send_plain(send, [*out.headers, (b"x-request-id", request_id.encode()), *limits], out.body, out.status)
 
 
 def note_crash(error: Exception, deps: Deps, request_id: str) -> None:

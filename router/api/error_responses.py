@@ -43,6 +43,8 @@ class _Row:
 
 
 def _retry_after(error: Any) -> Sequence[Header]:
+    if error.retry_after_s is None:  # OpenAI's own clients would try again all the same, but for this header
+        return ((b"x-should-retry", b"false"),)
     # Whole seconds, rounded up: a caller who comes back a moment early is refused again.
     return ((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))),)
 

@@ -129,7 +129,7 @@ def add_books(routes: APIRouter, face: Face) -> None:
 
 
 def add_health(routes: APIRouter, face: Face) -> None:
-    """Liveness, readiness, metrics: open to whoever can reach the port, and free of charge."""
+    """Liveness, readiness, metrics: open to whoever can reach the port (metrics may have a key), and free of charge."""
 
     @routes.get("/health/liveness", tags=["health"])
     @routes.get("/health/liveliness", include_in_schema=False)
@@ -145,8 +145,9 @@ def add_health(routes: APIRouter, face: Face) -> None:
         return JSONResponse({"status": status, **details}, 503 if status == "unavailable" else 200)
 
     @routes.get("/metrics", tags=["health"])
-    async def metrics() -> Response:
-        """Prometheus text."""
+    async def metrics(request: Request) -> Response:
+        """Prometheus text. Open, unless the config names a key for it."""
+        face.authenticator.authenticate_scrape(lower_headers(request.scope))
         return Response(face.metrics(), media_type=_METRICS_TYPE)
 
     @routes.post("/v1/chat/completions", tags=["chat"])

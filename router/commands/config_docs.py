@@ -38,7 +38,7 @@ Secrets never stand in the file. A key ending in `_env` names the environment va
 """
 
 
-_REPEATS = ("models", "engines", "premium")
+_REPEATS = ("models", "engines", "premium", "limits")
 """Sections whose keys stand in the table already."""
 
 

@@ -82,6 +82,25 @@ def access(settings: Settings) -> Iterator[Check]:
         yield Check("access", State.OK, f"{len(auth.keys)} keys, listening on {where}")
     else:
         yield Check("access", State.OFF, f"no key is asked for, listening on {where}, which only this machine reaches")
+    yield from _limits(settings)
+
+
+def _limits(settings: Settings) -> Iterator[Check]:
+    auth, gateways = settings.server.auth, settings.server.gateways
+    limits = [key.limits for key in auth.keys] if auth.required else [auth.default_limits]
+    limited = sum(terms.any() for terms in limits)
+    share = f"; this gateway gives out 1/{gateways} of them" if gateways > 1 else ""
+    if limited:
+        yield Check("limits", State.OK, f"{limited} of {len(limits)} keys are limited{share}")
+    else:
+        cure = "set server.auth.default_limits, or limits of single keys"
+        yield Check("limits", State.OFF, "no key is limited in requests, tokens or concurrency", cure)
+    if auth.required:
+        yield (
+            Check("metrics", State.OFF, "/metrics is open and shows every tenant", "name server.auth.metrics_key_env")
+            if auth.metrics_key is None
+            else Check("metrics", State.OK, "/metrics asks for a key")
+        )
 
 
 def api_tiers(settings: Settings) -> Iterator[Check]:

@@ -126,6 +126,15 @@ class Outcome(_Word):
     INTERNAL = "internal"
 
 
+class Limit(_Word):
+    """What a key can be limited in, by the name it has in the config. A small closed set: it labels metrics."""
+
+    REQUESTS_PER_MIN = "requests_per_min"
+    REQUESTS_PER_HOUR = "requests_per_hour"
+    TOKENS_PER_MIN = "tokens_per_min"
+    CONCURRENCY_MAX = "concurrency_max"
+
+
 class CircuitState(_Word):
     """The classic three."""
 

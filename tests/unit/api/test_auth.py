@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from router.api.auth import ANYBODY, Authenticator, Caller
 from router.errors import Forbidden, Unauthorized
 
-KEYS = [("default", "rk-admin", True), ("acme", "rk-acme-schlüssel", False)]
+KEYS = [("rk-admin", Caller("default", admin=True)), ("rk-acme-schlüssel", Caller("acme"))]
 GUARDED = Authenticator.from_keys(required=True, keys=KEYS)
 
 
@@ -79,9 +79,9 @@ def test_a_web_page_of_another_site_does_not_pass_an_open_door_but_may_have_a_ke
         Authenticator.from_keys(required=False, keys=KEYS).authenticate(page)
     for site in ("same-origin", "same-site", "none"):
         assert Authenticator.from_keys(required=False, keys=KEYS).authenticate({"sec-fetch-site": site}) == ANYBODY
-    tenant, key, admin = KEYS[0]
+    key, caller = KEYS[0]
     with_key = Authenticator.from_keys(required=True, keys=KEYS).authenticate(page | bearer(key))
-    assert with_key == Caller(tenant, admin)
+    assert with_key == caller
 
 
 def test_without_any_key_configured_nobody_gets_in() -> None:
