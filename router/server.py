@@ -197,7 +197,8 @@ async def _announce(gateway: Gateway, server: uvicorn.Server, host: str, port: i
         f"  curl -i {url}/v1/chat/completions{key} -H 'content-type: application/json' \\",
         '    -d \'{"model": "auto", "messages": [{"role": "user", "content": "What is the capital of Japan?"}]}\'',
     ]
-    print("\n".join(lines), flush=True)  # noqa: T201 - this is what people look at
+    with contextlib.suppress(BrokenPipeError):  # whoever read it has gone; the gateway goes on
+        print("\n".join(lines), flush=True)  # noqa: T201 - this is what people look at
 
 
 def serve(settings: Settings) -> None:
