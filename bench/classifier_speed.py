@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from classifier.datamodels import RequestFeatures
 from classifier.features import features
-from classifier.registry import load_serving_scorer
+from classifier.versions import load_serving_scorer
 
 SIZES = {400: 800, 2_048: 600, 32_768: 300}  # characters: prompts
 ROUNDS = 7

@@ -6,6 +6,7 @@ raises one of `UsageError` (wrong use) and `LearningError` (the thing itself fai
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 from classifier import registry
 from classifier.calibrate import TokenPrices, nu_for_target, threshold_for_share
 from classifier.heuristic import HeuristicScorer
-from classifier.registry import load_serving_scorer, shipped_folder
+from classifier.registry import shipped_folder
 from classifier.rows import open_text, request_features, row_of
 from classifier.scorer import TrainedScorer
+from classifier.versions import Registry, load_serving_scorer
+from classifier.whole_file import whole_file
 
 MIN_FRESH_ROWS = 30
 
@@ -48,7 +51,9 @@ def _told() -> Iterator[None]:
         raise
     except registry.FolderTaken as error:
         raise UsageError(str(error)) from error
-    except (OSError, ValueError) as error:  # DatasetError, TrainingError, NoOverlap, ModelRefused are ValueErrors
+    except OSError as error:
+        raise LearningError(_of_the_disk(error)) from error
+    except ValueError as error:  # DatasetError, TrainingError, NoOverlap, ModelRefused are ValueErrors
         raise LearningError(str(error)) from error
     except ModuleNotFoundError as error:
         raise LearningError(
@@ -57,17 +62,31 @@ def _told() -> Iterator[None]:
         ) from error
 
 
+def _of_the_disk(error: OSError) -> str:
+    """What the system refused, where, and what helps."""
+    cure = {
+        errno.ENOSPC: "free some room, or name another place",
+        errno.EDQUOT: "free some room, or name another place",
+        errno.EROFS: "name a place that can be written",
+        errno.EACCES: "run this as its owner, or name another place",
+        errno.EPERM: "run this as its owner, or name another place",
+    }.get(error.errno or 0)
+    where = f"{error.filename}: " if error.filename is not None else ""
+    return f"{where}{error.strerror or error}" + (f": {cure}" if cure else "")
+
+
 def classify(
     source: Path,
     target: Path,
     *,
     model: Path | None = None,
     registry_root: Path | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
 ) -> dict[str, Any]:
     """Score every row of a JSONL file. Rows that name their `models` are scored for those.
 
-    A row that cannot be read gets `{"request_id", "error"}`; the counts of both are returned.
+    A row that cannot be read gets `{"request_id", "error"}`; the counts of both are returned. `target` is replaced only
+    when all rows were read. `progress` is told how many rows are done, of how many.
     """
     with _told():
         scorer = load_serving_scorer(model, registry_root)
@@ -76,9 +95,9 @@ def classify(
         bound: dict[tuple[tuple[str, str], ...], TrainedScorer] = {}
         if target.exists() and target.samefile(source):
             raise UsageError(f"{target}: is the input too; write the predictions to another file")
+        total = sum(1 for line in open_text(source) if line.strip()) if progress is not None else None
         done = failed = 0
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("w", encoding="utf-8") as out:
+        with whole_file(target, private=False) as out:
             for line in open_text(source):
                 if not line.strip():
                     continue
@@ -87,9 +106,9 @@ def classify(
                 done += 1
                 out.write(json.dumps(answer, ensure_ascii=True) + "\n")
                 if progress is not None and done % 500 == 0:
-                    progress(done)
+                    progress(done, total)
         if progress is not None:
-            progress(done)
+            progress(done, total)
         return {"rows": done, "failed": failed, "model_version": scorer.version}
 
 
@@ -266,14 +285,18 @@ def _not_seen(
 def _folder(model: Path | None, registry_root: Path | None) -> Path:
     if model is not None:
         return model
-    current = registry.Registry(registry_root).current_folder() if registry_root is not None else None
+    current = Registry(registry_root).current_folder() if registry_root is not None else None
     return current if current is not None else shipped_folder()
 
 
-def gate(candidate: Path, current: Path | None, labels: Path | None = None) -> Verdict:
+def gate(
+    candidate: Path, current: Path | None, labels: Path | None = None, *, progress: Progress | None = None
+) -> Verdict:
     """Compare a candidate with the model in force (`None`: the heuristic) on rows neither was fitted on."""
     from classifier import gate as g
+    from classifier.progress import unheard
 
+    tell = progress or unheard
     ours = registry.load_scorer(candidate)
     theirs: TrainedScorer | Scores
     seen: frozenset[bytes] = frozenset()
@@ -284,12 +307,13 @@ def gate(candidate: Path, current: Path | None, labels: Path | None = None) -> V
         theirs = registry.load_scorer(current)
         seen = registry.load_stems(current)
         current_p = {row.stem: row.p for row in g.held_out_rows(current) if row.p is not None}
-    rows = g.held_out_rows(candidate)
-    if labels is not None:
+    if labels is None:
+        rows = g.held_out_rows(candidate)
+    else:
         from classifier.dataset import read_labels
 
-        rows = g.fresh_rows(read_labels(labels)[0], registry.load_stems(candidate))
-    return g.judge(ours, theirs, rows, seen_by_current=seen, current_p=current_p)
+        rows = g.fresh_rows(read_labels(labels, progress=_counted(tell))[0], registry.load_stems(candidate))
+    return g.judge(ours, theirs, rows, seen_by_current=seen, current_p=current_p, progress=tell)
 
 
 def promote(
@@ -300,33 +324,50 @@ def promote(
     labels: Path | None = None,
     force: bool = False,
     canary_share: float | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Put a model in force if it is better on held-out labels beyond noise, or by `force`, which is recorded."""
+    """Put a model in force if it is better on held-out labels beyond noise, or by `force`, which is recorded.
+
+    A model in force that can no longer be loaded is no hindrance: the heuristic scores in its place, and the
+    candidate is compared with that.
+    """
     with _told():
-        books = registry.Registry(registry_root)
-        current = _folder(None, registry_root)
-        has_current = (current / registry.MANIFEST).is_file()
-        verdict = gate(candidate, current if has_current else None, labels)
+        books = Registry(registry_root)
+        before, current, warnings = books.pointer(), _folder(None, registry_root), []
+        try:
+            registry.load_scorer(current)
+        except registry.ModelRefused as error:
+            warnings = [f"the model in force cannot be loaded and was not compared with, the heuristic was: {error}"]
+        verdict = gate(candidate, None if warnings else current, labels, progress=progress)
         if not verdict.passed and not force:
             raise LearningError(f"not promoted: {verdict.reason}. Use --force to promote all the same")
         reason = verdict.reason if verdict.passed else f"forced: {verdict.reason}"
         pointer = books.promote(
-            candidate, now_utc=now_utc, reason=reason, forced=force and not verdict.passed, canary_share=canary_share
+            candidate,
+            now_utc=now_utc,
+            reason=reason,
+            forced=force and not verdict.passed,
+            canary_share=canary_share,
+            judged_against=before,
         )
         return {
             "version": pointer.version,
             "canary_version": pointer.canary_version,
             "canary_share": pointer.canary_share,
-            "forced": pointer.forced,
+            "forced": force and not verdict.passed,
             "reason": reason,
-            "warnings": registry.read_manifest(candidate).data.get("training_warnings", []),
+            "warnings": [*warnings, *_texts(registry.read_manifest(candidate).data.get("training_warnings"))],
         }
+
+
+def _texts(value: object) -> list[str]:
+    return [str(text) for text in value] if isinstance(value, list) else []
 
 
 def rollback(*, registry_root: Path, now_utc: datetime) -> dict[str, Any]:
     """Return to the version before (or end a canary)."""
     with _told():
-        pointer = registry.Registry(registry_root).rollback(now_utc=now_utc)
+        pointer = Registry(registry_root).rollback(now_utc=now_utc)
         return {"version": pointer.version, "reason": pointer.reason}
 
 

@@ -16,6 +16,7 @@ from classifier import metrics
 from classifier.calibrate import CalibrationRow, CalibrationSample, TokenPrices, nu_for_target
 from classifier.datamodels import LabelledExample, Score
 from classifier.heuristic import HeuristicScorer
+from classifier.labels import ONE_SIDED
 from classifier.offpolicy import check_overlap, is_partial, matrices, pseudo_outcomes, pseudo_range, tier_quality
 from classifier.progress import Progress, unheard
 from classifier.scorer import TrainedScorer
@@ -33,7 +34,6 @@ MIN_SLICE_ROWS = 100
 MIN_COST_ROWS = 30  # figures of so few have wide intervals, which stand beside them
 CALIBRATION_DRAWS = 100
 CHANCE = 0.5
-ONE_SIDED = "escalation"
 
 
 @dataclass(frozen=True, slots=True)

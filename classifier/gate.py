@@ -8,13 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 
 from classifier import registry
 from classifier.datamodels import LabelledExample, RequestFeatures, Score
 from classifier.dataset import stem_hash
+from classifier.labels import ONE_SIDED
+from classifier.offpolicy import inverse_weights
+from classifier.progress import Progress, unheard
 from classifier.scorer import TrainedScorer
 
 MIN_ROWS = 50
@@ -63,30 +67,32 @@ def held_out_rows(folder: Path) -> list[HeldOutRow]:
         return []
     if registry.sha256_of(folder / registry.HELD_OUT) != manifest.files[registry.HELD_OUT]:
         raise registry.ModelRefused(f"{folder.name}: {registry.HELD_OUT} was changed after training")
-    rows = []
-    with gzip.open(folder / registry.HELD_OUT, "rt", encoding="utf-8") as file:
-        for line in file:
-            raw = json.loads(line)
-            rows.append(
-                HeldOutRow(
-                    RequestFeatures(**raw["features"]),
-                    raw["models"],
-                    raw["outcomes"],
-                    raw["weights"],
-                    bytes.fromhex(raw["stem"]),
-                    raw["p"],
-                )
-            )
-    return rows
+    try:
+        with gzip.open(folder / registry.HELD_OUT, "rt", encoding="utf-8") as file:
+            return [_held_out_row(json.loads(line)) for line in file]
+    except (EOFError, gzip.BadGzipFile, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise registry.ModelRefused(f"{folder.name}: {registry.HELD_OUT} is not one of ours: {error!r}") from error
+
+
+def _held_out_row(raw: Mapping[str, Any]) -> HeldOutRow:
+    features = msgspec.convert(raw["features"], RequestFeatures)
+    weights = {tier: float(raw["weights"][tier]) for tier in raw["outcomes"]}
+    return HeldOutRow(features, raw["models"], raw["outcomes"], weights, bytes.fromhex(raw["stem"]), raw["p"])
 
 
 def fresh_rows(examples: Sequence[LabelledExample], seen: frozenset[bytes]) -> list[HeldOutRow]:
-    """Rows of a labels file that a model with these stems was not fitted on."""
-    pairs = [(e, stem_hash(e)) for e in examples]
+    """Rows of a labels file that a model with these stems was not fitted on, weighed as in training.
+
+    Rows known by retries alone are left out: such labels only ever say no, and a model that says no would win by them.
+    """
+    tiers = sorted({tier for e in examples for tier in e.outcomes})
+    weights = inverse_weights(examples, tiers)
     return [
-        HeldOutRow(e.features, e.models, e.outcomes, dict.fromkeys(e.outcomes, e.weight), stem, None)
-        for e, stem in pairs
-        if stem not in seen
+        HeldOutRow(
+            e.features, e.models, e.outcomes, {t: float(w[tiers.index(t)]) for t in e.outcomes}, stem_hash(e), None
+        )
+        for e, w in zip(examples, weights, strict=True)
+        if stem_hash(e) not in seen and e.label_source != ONE_SIDED
     ]
 
 
@@ -104,13 +110,16 @@ def judge(
     seen_by_current: frozenset[bytes],
     current_p: Mapping[bytes, Mapping[str, float]],
     seed: int = 0,
+    progress: Progress = unheard,
 ) -> Verdict:
     """Compare by log loss on the same judged answers, with a paired bootstrap over requests.
 
     Rows the current model was fitted on count only with its own out-of-fold prediction (`current_p`, by stem).
     """
-    gains, masses = [], []
-    for row in rows:
+    gains, masses, strange = [], [], 0
+    for number, row in enumerate(rows):
+        if number % 500 == 0:
+            progress(f"comparing on {len(rows)} prompts", number / len(rows))
         theirs: Mapping[str, float] | None = current_p.get(row.stem)
         if theirs is None and row.stem not in seen_by_current:
             theirs = _score(current, row)
@@ -126,6 +135,15 @@ def judge(
                 )
             )
             masses.append(sum(row.weights[t] for t in judged))
+        else:
+            strange += 1
+    if strange > len(gains):
+        return Verdict(
+            False,
+            f"{strange} of {len(rows)} held-out rows judge no tier that both models know (the candidate: "
+            f"{', '.join(candidate.model.tiers)}): nothing can be compared",
+            len(gains),
+        )
     if len(gains) < MIN_ROWS:
         return Verdict(
             False,

@@ -24,6 +24,7 @@ PROVENANCE_WEIGHT: Mapping[str, float] = MappingProxyType(
         "escalation": 0.2,  # a retry on a higher tier soon after: weak evidence against the lower one
     }
 )
+ONE_SIDED = "escalation"  # only ever says no
 MAX_JUDGEMENTS_PER_JUDGE = 200
 MAX_SHARE_PER_JUDGE = 0.2
 _CAPPED_PROVENANCES = frozenset({"feedback", "escalation"})

@@ -1,4 +1,4 @@
-"""Models on disk: a folder per version, checked before it is believed, and a pointer to the one in force.
+"""Models on disk: a folder per version, checked before it is believed.
 
 A folder holds `manifest.json`, `model.skops` (the estimator), `serving.bin` (what serves), `calibration.json` (held-out
 predictions, from which nu is computed), `stems.bin` (hashes of what was trained on) and, for the gate,
@@ -10,22 +10,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, fields
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from classifier.calibrate import CalibrationRow, CalibrationSample
 from classifier.datamodels import ModelManifest
 from classifier.features import FEATURE_VERSION
 from classifier.golden import golden_requests
 from classifier.scorer import TrainedScorer
-from classifier.serving import ServingFormatError
 
 MANIFEST_FORMAT = 1
 MANIFEST = "manifest.json"
@@ -34,11 +32,10 @@ SERVING = "serving.bin"
 CALIBRATION = "calibration.json"
 STEMS = "stems.bin"
 HELD_OUT = "heldout.jsonl.gz"
-POINTER = "current.json"
-SHIPPED = "shipped"
 GOLDEN_TOLERANCE = 1e-9
 STEM_BYTES = 8
 CARD_FILES = ("card.md", "cost_quality.png", "reliability.png")
+MODEL_FILES = (MANIFEST, ESTIMATOR, SERVING, CALIBRATION, STEMS, HELD_OUT, *CARD_FILES)
 
 TRUSTED_TYPES = (
     "classifier.novelty.Neighbourhood",
@@ -56,6 +53,8 @@ TRUSTED_TYPES = (
     "sklearn.feature_extraction.text.TfidfTransformer",
 )
 
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+
 
 class ModelRefused(ValueError):
     """A model folder that must not serve; the message says which file and why."""
@@ -71,19 +70,6 @@ class ModelTampered(ModelRefused):
 
 class FolderTaken(ValueError):
     """A model was to be written where something else is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pointer:
-    """Which versions are in force. `history` ends with the version before the current one."""
-
-    version: str
-    history: tuple[str, ...] = ()
-    promoted_at_utc: str = ""
-    forced: bool = False
-    reason: str = ""
-    canary_version: str | None = None
-    canary_share: float = 0.0
 
 
 def sha256_of(path: Path) -> str:
@@ -108,16 +94,20 @@ def read_manifest(folder: Path) -> ModelManifest:
         raw = json.loads(path.read_text(encoding="utf-8"))
         if raw["format"] != MANIFEST_FORMAT:
             raise ModelRefused(f"{folder.name}: manifest format {raw['format']} is not {MANIFEST_FORMAT}; train again")
-        for name in ("tiers", "sources", "golden_scores"):
-            raw[name] = tuple(raw[name])
-        raw["score_quantiles"] = {k: tuple(v) for k, v in raw["score_quantiles"].items()}
-        return ModelManifest(**raw)
+        foreign = sorted(set(raw) - {field.name for field in fields(ModelManifest)})
+        if foreign:
+            raise ValueError(f"what is {foreign[0]!r}?")
+        manifest = msgspec.convert(raw, ModelManifest)
+        datetime.fromisoformat(manifest.created_at_utc)
     except OSError as error:
-        raise ModelMissing(f"{folder.name}: no readable {MANIFEST}: not a model folder") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelMissing(
+            f"{folder.name or folder}: no readable {MANIFEST} ({error.strerror}): not a model folder"
+        ) from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         if isinstance(error, ModelRefused):
             raise
         raise ModelRefused(f"{folder.name}: {MANIFEST} is not one of ours: {error}") from error
+    return manifest
 
 
 def _checked(folder: Path, manifest: ModelManifest, name: str) -> Path:
@@ -148,7 +138,7 @@ def load_scorer(folder: Path, models: Mapping[str, str] | None = None) -> Traine
             _checked(folder, manifest, name)
     try:
         scorer = TrainedScorer.from_bytes(data, models)
-    except (ServingFormatError, ValueError, IndexError, TypeError) as error:
+    except _UNREADABLE as error:
         raise ModelRefused(f"{folder.name}: {SERVING}: {error}") from error
     if scorer.version != manifest.version or scorer.model.feature_version != manifest.feature_version:
         raise ModelTampered(
@@ -170,7 +160,10 @@ def golden_scores(scorer: TrainedScorer) -> tuple[Mapping[str, float], ...]:
 
 def check_golden(name: str, scorer: TrainedScorer, manifest: ModelManifest) -> None:
     """Raise `ModelRefused` unless golden inputs give their golden scores."""
-    got = golden_scores(scorer)
+    try:
+        got = golden_scores(scorer)
+    except _UNREADABLE as error:
+        raise ModelTampered(f"{name}: {SERVING}: golden inputs cannot be scored: {error!r}") from error
     if len(got) != len(manifest.golden_scores):
         raise ModelRefused(f"{name}: made with other golden inputs; train again")
     for number, (mine, written) in enumerate(zip(got, manifest.golden_scores, strict=True)):
@@ -211,10 +204,17 @@ def write_sample(folder: Path, sample: CalibrationSample) -> None:
 
 def load_sample(folder: Path) -> CalibrationSample:
     """The calibration sample of a model folder. Raises `ModelRefused`."""
-    raw = json.loads(_checked(folder, read_manifest(folder), CALIBRATION).read_text(encoding="utf-8"))
-    rows = tuple(CalibrationRow(tuple(p), tuple(q), int(n), tuple(out), float(w)) for p, q, n, out, w in raw["rows"])
-    low, high = raw.get("quality_range", (0.0, 1.0))
-    return CalibrationSample(tuple(raw["tiers"]), rows, (float(low), float(high)))
+    path = _checked(folder, read_manifest(folder), CALIBRATION)
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        rows = tuple(CalibrationRow(tuple(p), tuple(q), int(n), tuple(o), float(w)) for p, q, n, o, w in raw["rows"])
+        low, high = raw.get("quality_range", (0.0, 1.0))
+        tiers = tuple(map(str, raw["tiers"]))
+        if any(len(part) != len(tiers) for row in rows for part in (row.p, row.quality, row.output_tokens)):
+            raise ValueError("a row without a number for each tier")
+        return CalibrationSample(tiers, rows, (float(low), float(high)))
+    except _UNREADABLE as error:
+        raise ModelRefused(f"{folder.name}: {CALIBRATION} is not one of ours: {error!r}") from error
 
 
 def load_stems(folder: Path) -> frozenset[bytes]:
@@ -236,135 +236,14 @@ def check_replaceable(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise FolderTaken(f"{folder}: is a file; name a folder for the model")
-    ours = {MANIFEST, ESTIMATOR, SERVING, CALIBRATION, STEMS, HELD_OUT, *CARD_FILES}
     found = sorted(p.name for p in folder.iterdir())
-    foreign = [name for name in found if name not in ours]
+    foreign = [name for name in found if name not in MODEL_FILES]
     if foreign or (found and MANIFEST not in found):
         raise FolderTaken(
             f"{folder}: holds {(foreign or found)[0]}, which a new model would replace; name a new or empty folder"
         )
 
 
-class Registry:
-    """A folder of versions and the pointer to the current one, changed by atomic rename."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def pointer(self) -> Pointer | None:
-        """What is in force; `None` where nothing was ever promoted. Raises `ModelRefused` on an unreadable pointer."""
-        try:
-            raw = json.loads((self.root / POINTER).read_text(encoding="utf-8"))
-            return Pointer(**raw | {"history": tuple(raw["history"])})
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ModelRefused(f"{POINTER} cannot be read: {error}") from error
-
-    def folder(self, version: str) -> Path:
-        """Where a version lives. Raises `ModelRefused` for a name that is no plain folder name."""
-        if version == SHIPPED:
-            return shipped_folder()
-        if not version or version != Path(version).name or version.startswith("."):
-            raise ModelRefused(f"{version!r} is not a version")
-        return self.root / version
-
-    def current_folder(self) -> Path | None:
-        """Folder of the version in force, if any."""
-        pointer = self.pointer()
-        return self.folder(pointer.version) if pointer is not None else None
-
-    def stamp(self) -> tuple[int, int] | None:
-        """Changes whenever the pointer does: cheap to poll for a hot reload."""
-        try:
-            stat = (self.root / POINTER).stat()
-        except OSError:
-            return None
-        return stat.st_mtime_ns, stat.st_ino
-
-    def add(self, folder: Path) -> str:
-        """Copy a checked model folder into the registry; returns its version."""
-        load_scorer(folder)
-        version = read_manifest(folder).version
-        target = self.folder(version)
-        if not target.exists():
-            self.root.mkdir(parents=True, exist_ok=True)
-            draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=self.root))
-            try:
-                shutil.copytree(folder, draft, dirs_exist_ok=True)
-                draft.rename(target)
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
-        elif file_hashes(target) != file_hashes(folder):
-            raise ModelRefused(f"version {version} is already in the registry with other files")
-        return version
-
-    def promote(
-        self, folder: Path, *, now_utc: datetime, reason: str, forced: bool = False, canary_share: float | None = None
-    ) -> Pointer:
-        """Put a model folder in force, wholly or for a share of the traffic. The gate is `gate.judge`."""
-        version = self.add(folder)
-        before = self.pointer()
-        if canary_share is not None:
-            if not 0.0 < canary_share < 1.0:
-                raise ValueError("a canary share lies between 0 and 1")
-            base = before if before is not None else Pointer(SHIPPED, (), now_utc.isoformat())
-            after = Pointer(**asdict(base) | {"canary_version": version, "canary_share": canary_share})
-        else:
-            older = () if before is None else (*before.history, before.version)
-            history = tuple(v for v in older if v not in (version, SHIPPED))[-20:]
-            after = Pointer(version, history, now_utc.isoformat(), forced, reason)
-        self._point(after)
-        return after
-
-    def rollback(self, *, now_utc: datetime) -> Pointer:
-        """End a canary, else return to the version before; raises `ModelRefused` where there is none."""
-        before = self.pointer()
-        if before is None:
-            raise ModelRefused("nothing was ever promoted: the shipped model is in force")
-        if before.canary_version is not None:
-            after = Pointer(**asdict(before) | {"canary_version": None, "canary_share": 0.0})
-            if after.version == SHIPPED:
-                (self.root / POINTER).unlink()
-            else:
-                self._point(after)
-            return after
-        for number in range(len(before.history) - 1, -1, -1):
-            version = before.history[number]
-            if (self.folder(version) / MANIFEST).is_file():
-                load_scorer(self.folder(version))
-                after = Pointer(
-                    version, before.history[:number], now_utc.isoformat(), False, f"rollback from {before.version}"
-                )
-                self._point(after)
-                return after
-        (self.root / POINTER).unlink()
-        return Pointer(SHIPPED, (), now_utc.isoformat(), False, f"rollback from {before.version}")
-
-    def _point(self, pointer: Pointer) -> None:
-        handle, name = tempfile.mkstemp(prefix=".pointer-", dir=self.root)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(asdict(pointer), file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(self.root / POINTER)
-        with (self.root / "history.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(asdict(pointer)) + "\n")
-
-
 def shipped_folder() -> Path:
     """The model that works out of the box."""
     return Path(str(resources.files("classifier") / "shipped"))
-
-
-def load_serving_scorer(
-    model: Path | None, registry_root: Path | None, models: Mapping[str, str] | None = None
-) -> TrainedScorer:
-    """The scorer to serve with: a given folder, else the registry's current version, else the shipped model.
-
-    `models` says which model stands behind each tier. Raises `ModelRefused`; imports no sklearn.
-    """
-    if model is not None:
-        return load_scorer(model, models)
-    current = Registry(registry_root).current_folder() if registry_root is not None else None
-    return load_scorer(current if current is not None else shipped_folder(), models)

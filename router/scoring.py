@@ -26,7 +26,8 @@ from classifier import registry
 from classifier.calibrate import CalibrationSample, QualityDial
 from classifier.datamodels import ModelManifest, RequestFeatures, Score
 from classifier.heuristic import HeuristicScorer
-from classifier.registry import ModelMissing, ModelRefused, ModelTampered, Pointer, Registry
+from classifier.registry import ModelMissing, ModelRefused, ModelTampered
+from classifier.versions import SHIPPED, Pointer, Registry
 from router.core.decision import Candidate, PolicyConfig
 from router.core.quality_dials import marginal_prices, premium_share, set_dials
 from router.core.snapshot import AssetRate, PriceRow
@@ -282,12 +283,12 @@ class ModelKeeper:
             case ModelChoice.FOLDER:
                 return InForce(self._load(self._settings.folder or Path(), Source.FOLDER))
             case ModelChoice.AUTO:
-                pointer = self._registry.pointer() or Pointer(registry.SHIPPED)
+                pointer = self._registry.pointer() or Pointer(SHIPPED)
                 canary = self._canary(pointer.canary_version) if pointer.canary_version is not None else None
                 return InForce(self._version(pointer.version), canary, pointer.canary_share)
 
     def _version(self, version: str) -> LoadedModel:
-        shipped = version == registry.SHIPPED
+        shipped = version == SHIPPED
         source = Source.SHIPPED if shipped else Source.PROMOTED
         for model in (self.in_force.model, self.in_force.canary):
             if model is not None and model.source is source and (shipped or model.scorer.version == version):

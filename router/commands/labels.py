@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from router.commands.bars import counted
 from router.commands.books import books_of
 from router.commands.output import write_json
 from router.commands.ranges import Range
@@ -25,7 +25,7 @@ def export(config: Path | None, out: Path, days: Range) -> None:
     """Write the labels that the books hold, and say what was found; exit code 1 where there is not one usable row."""
     from router.learning_loop.export import export as run
 
-    with books_of(config) as (settings, engine), _bar() as progress:
+    with books_of(config) as (settings, engine), counted("labels") as progress:
         found = run(
             engine,
             out,
@@ -34,8 +34,6 @@ def export(config: Path | None, out: Path, days: Range) -> None:
             without_tenants=settings.learning.exclude_tenants,
             progress=progress,
         )
-    if not found.rows:
-        out.unlink(missing_ok=True)
     write_json(
         {
             **days.as_dict(),
@@ -99,17 +97,22 @@ def from_benchmark(form: str, sources: Sequence[Path], out: Path, models: Sequen
     if form not in IMPORTERS:
         raise typer.BadParameter(f"--format {form!r}: known are {', '.join(IMPORTERS)}")
     by_tier = _pairs(models, "--model", "local=llama-3.1-8b")
+    left_out: Counter[str] = Counter()
     try:
-        count = write_rows(IMPORTERS[form](sources, by_tier), out)
-    except (DatasetError, UnicodeDecodeError, OSError) as error:
-        out.unlink(missing_ok=True)
+        with counted("rows") as progress:
+            judged = write_rows(IMPORTERS[form](sources, by_tier, left_out), out, progress)
+    except (DatasetError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
-    if not count:
-        out.unlink(missing_ok=True)
-        typer.echo(f"error: no row names any of {', '.join(by_tier.values())}", err=True)
-        raise typer.Exit(1)
-    write_json({"out": str(out), "rows": count, "models": by_tier})
+    write_json(
+        {
+            "out": str(out),
+            "rows": judged["rows"],
+            "models": by_tier,
+            "judged": {tier: judged.get(tier, 0) for tier in by_tier},
+            "left_out": dict(sorted(left_out.items())),
+        }
+    )
 
 
 def calibrate_threshold(
@@ -191,17 +194,3 @@ def _pairs(texts: Sequence[str], option: str, example: str) -> dict[str, str]:
             raise typer.BadParameter(f"{option} names {tier!r} twice")
         found[tier] = value
     return found
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on a terminal; elsewhere nothing."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("labels", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

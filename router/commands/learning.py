@@ -6,8 +6,7 @@ of every command: 1 where the labels or the model are at fault, 2 for wrong use.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from router.commands.bars import counted, steps
 from router.commands.options import ConfigOption, FromOption, ToOption, days_of
 from router.commands.output import write_json
 
@@ -42,7 +42,7 @@ def classify(
     from classifier import cli
 
     root = None if model is not None else _registry_root(config)
-    with _exit_codes(), _bar(source) as progress:
+    with _exit_codes(), counted("rows") as progress:
         told = cli.classify(source, output, model=model, registry_root=root, progress=progress)
     write_json(told)
     if told["failed"] and told["failed"] == told["rows"]:
@@ -65,7 +65,7 @@ def train(
     """Learn a model from labelled rows; it serves nothing until it is promoted."""
     from classifier import cli
 
-    with _exit_codes(), _steps() as progress:
+    with _exit_codes(), steps() as progress:
         told = cli.train(
             labels,
             out,
@@ -101,7 +101,7 @@ def evaluate(
 
     root = None if model is not None else _registry_root(config)
     prices = given_prices(price or [])
-    with _exit_codes(), _steps() as progress:
+    with _exit_codes(), steps() as progress:
         found = cli.evaluate(
             labels,
             out,
@@ -137,9 +137,15 @@ def promote(
     if canary is not None and not 0.0 < canary < 1.0:
         raise typer.BadParameter(f"{canary:g} is no share; write --canary 0.05 for one session in twenty")
     root = _registry_root(config)
-    with _exit_codes():
+    with _exit_codes(), steps() as progress:
         told = cli.promote(
-            folder, registry_root=root, now_utc=datetime.now(UTC), labels=labels, force=force, canary_share=canary
+            folder,
+            registry_root=root,
+            now_utc=datetime.now(UTC),
+            labels=labels,
+            force=force,
+            canary_share=canary,
+            progress=progress,
         )
     write_json(told)
 
@@ -168,7 +174,10 @@ def export_labels(
 
 def import_labels(
     source: Annotated[
-        list[Path], typer.Option("--input", metavar="FILE", exists=True, help="Result file; may be given many times.")
+        list[Path],
+        typer.Option(
+            "--input", metavar="PATH", exists=True, help="Result file, or a folder of them; may be given many times."
+        ),
     ],
     out: Annotated[Path, typer.Option(dir_okay=False, help="File for the labelled rows: JSONL.")],
     form: Annotated[str, typer.Option("--format", help="routellm, routerbench or llmrouterbench.")],
@@ -223,39 +232,3 @@ def _exit_codes() -> Iterator[None]:
     except LearningError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
-
-
-@contextmanager
-def _bar(source: Path) -> Iterator[Callable[[int], None] | None]:
-    """A progress bar on a terminal; elsewhere nothing, and the rows are not counted beforehand."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from classifier.rows import open_text
-
-    rows = sum(1 for line in open_text(source) if line.strip())
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("rows", total=rows)
-        yield lambda done: bar.update(task, completed=done)
-
-
-@contextmanager
-def _steps() -> Iterator[Callable[[str, float | None], None] | None]:
-    """A progress bar with the name of the step, on a terminal; elsewhere nothing."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("starting", total=None)
-
-        def tell(step: str, done_ratio: float | None) -> None:
-            bar.update(task, description=step, total=None if done_ratio is None else 1.0, completed=done_ratio or 0.0)
-
-        yield tell

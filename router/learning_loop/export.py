@@ -13,22 +13,20 @@ the file, by which figures about the rows become figures about all traffic.
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from sqlalchemy import Engine
 
 from classifier.datamodels import LoggedOutcome
 from classifier.labels import Label, combine
+from classifier.whole_file import whole_file
 from router.core.attempts import RoutingRecord
 from router.core.judgements import JudgedAnswer
 from router.core.vocabulary import Reason, Reject
@@ -85,6 +83,10 @@ class Known:
     share: JudgedShare
 
 
+class _NoRow(Exception):
+    """There is nothing to write."""
+
+
 def export(
     engine: Engine,
     out: Path,
@@ -94,11 +96,14 @@ def export(
     without_tenants: Collection[str] = (),
     progress: Progress | None = None,
 ) -> Exported:
-    """Write a row for each labelled request; `out` is replaced only when it is whole. Packed if it ends in .gz."""
+    """Write a row for each labelled request. Packed if `out` ends in .gz.
+
+    What was at `out` is replaced only when the new rows are whole, and there is one.
+    """
     found = Exported()
     known = read_known(engine, found, from_utc, to_utc, without_tenants)
     found.labelled = len(known.labels)
-    with _whole_file(out) as file:
+    with suppress(_NoRow), whole_file(out) as file:
         for record in _records(engine, sorted(known.labels)):
             row = row_of(record, known)
             if isinstance(row, str):
@@ -110,6 +115,8 @@ def export(
                 found.shadowed += len(row["outcomes"]) > 1
             if progress is not None:
                 progress(found.rows + found.left_out.total(), found.labelled)
+        if not found.rows:
+            raise _NoRow
     return found
 
 
@@ -251,22 +258,3 @@ def _messages(kept: str) -> list[dict[str, Any]]:
 def _records(engine: Engine, request_ids: Sequence[str]) -> Iterator[RoutingRecord]:
     for start in range(0, len(request_ids), _PAGE_IDS):
         yield from queries.records_of(engine, request_ids[start : start + _PAGE_IDS])
-
-
-@contextmanager
-def _whole_file(out: Path) -> Iterator[TextIO]:
-    """A file that takes the place of `out` when all went well; prompts are for their owner's eyes only."""
-    draft = out.with_name(f".{out.name}.draft")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    raw = os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
-    try:
-        with raw:
-            if out.suffix == ".gz":
-                with gzip.open(raw, "wt", encoding="utf-8") as file:
-                    yield file
-            else:
-                with io.TextIOWrapper(raw, encoding="utf-8") as file:
-                    yield file
-        draft.replace(out)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from classifier import cli, registry
+from classifier.versions import Registry
 from tests.gateway import three_tiers
 from tests.learning_data import TIERS, rows, write
 from tests.model_folders import spoil, version_of
@@ -160,7 +161,7 @@ async def test_a_canary_answers_its_sessions_and_leaves_the_others_alone(front: 
 
 
 async def test_a_start_with_a_tampered_promoted_model_is_refused_with_a_cure(tmp_path: Path, model: Path) -> None:
-    books = registry.Registry(tmp_path / "data" / "models")
+    books = Registry(tmp_path / "data" / "models")
     books.promote(model, now_utc=datetime(2026, 1, 2, tzinfo=UTC), reason="test")
     spoil(books.root / version_of(model) / registry.SERVING)
     async with FakeUpstream(api_key=None) as upstream:

@@ -15,6 +15,7 @@ import pytest
 
 from classifier import registry
 from classifier.heuristic import HeuristicScorer
+from classifier.versions import Registry
 from router.checks import Check, State
 from router.commands.doctor_classifier import classifier
 from router.core.policy import decide
@@ -170,7 +171,7 @@ def test_doctor_says_no_target_where_one_tier_only_can_answer(tmp_path: Path) ->
 
 def test_doctor_tells_a_canary_and_a_folder(tmp_path: Path) -> None:
     model = copy_of_shipped(tmp_path / "mine", letter="M")
-    registry.Registry(tmp_path / "data" / "models").promote(model, now_utc=NOW, reason="try", canary_share=0.05)
+    Registry(tmp_path / "data" / "models").promote(model, now_utc=NOW, reason="try", canary_share=0.05)
     assert "canary MMM" in told_by_doctor(tmp_path)["classifier"].detail
     assert f"from {model}" in told_by_doctor(tmp_path, model=str(model))["classifier"].detail
 
@@ -201,7 +202,7 @@ def test_explain_uses_the_promoted_model(tmp_path: Path, capsys: pytest.CaptureF
     from router.commands.gateway import explain
 
     model = copy_of_shipped(tmp_path / "mine", letter="M")
-    registry.Registry(tmp_path / "data" / "models").promote(model, now_utc=NOW, reason="test")
+    Registry(tmp_path / "data" / "models").promote(model, now_utc=NOW, reason="test")
     file = tmp_path / "router.yaml"
     file.write_text(f"server: {{data_dir: '{tmp_path / 'data'}'}}\ntiers: {{local: {{engine: embedded}}}}\n")
     explain(file, prompt="Name a colour.", request=None)

@@ -14,7 +14,7 @@ import pytest
 from classifier import registry
 from classifier.golden import golden_requests
 from classifier.heuristic import HeuristicScorer
-from classifier.registry import Registry
+from classifier.versions import POINTER, Registry
 from router.core.decision import Candidate, PolicyConfig
 from router.core.snapshot import PriceRow
 from router.core.vocabulary import Flag, Tier
@@ -222,7 +222,7 @@ async def test_while_serving_a_bad_model_is_told_once_and_the_old_one_stays(
 async def test_a_pointer_that_cannot_be_read_changes_nothing(tmp_path: Path) -> None:
     desk = Desk(tmp_path / "models").loaded()
     desk.root.mkdir()
-    (desk.root / registry.POINTER).write_text("{")
+    (desk.root / POINTER).write_text("{")
     await desk.keeper.refresh()
     assert (desk.version, desk.events) == (SHIPPED_VERSION, ["classifier_reload_refused"])
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from classifier import cli, registry
-from classifier.registry import ModelRefused, Registry
+from classifier.registry import ModelRefused
+from classifier.versions import Registry
 from tests.learning_data import rows, write
 
 NOW = datetime(2026, 2, 1, tzinfo=UTC)
@@ -130,7 +131,7 @@ def test_promote_reload_and_roll_back(model: Path, tmp_path: Path) -> None:
     assert cli.rollback(registry_root=root, now_utc=NOW)["version"] == "shipped"
     with pytest.raises(cli.LearningError, match="shipped model is in force"):
         cli.rollback(registry_root=root, now_utc=NOW)
-    assert len((root / "history.jsonl").read_text().splitlines()) == 3
+    assert len((root / "history.jsonl").read_text().splitlines()) == 4
 
 
 def test_a_canary_leaves_the_current_version_in_force(model: Path, tmp_path: Path) -> None:
