@@ -27,7 +27,7 @@ class Access:
         for tenant, limiter in self.limiters:
             for standing in limiter.standings():
                 at = (tenant, standing.limit.value)
-                ratios[at] = max(ratios.get(at, 0.0), 1.0 - standing.left / standing.most)
+                ratios[at] = max(ratios.get(at, 0.0), (standing.most - standing.left) / standing.most)
         return ratios
 
     def shown(self) -> dict[str, Any]:

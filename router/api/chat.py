@@ -70,7 +70,7 @@ class ChatEndpoint:
             if task is not None:
                 task.uncancel()
             if not hangup.hung_up:
-                await _send_cut(send, self.deps.new_id, started=hangup.response_started)
+                await _send_cut(send, self.deps.new_id, limiter, started=hangup.response_started)
         except Exception as error:  # noqa: BLE001 - the last stop: no traceback may reach a client
             await send_internal_error(send, error, self.deps, limiter, started=hangup.response_started)
         finally:
@@ -152,10 +152,10 @@ def shutting_down() -> Unavailable:
     return Unavailable("The gateway is shutting down; try another replica or again in a moment.", closing=True)
 
 
-async def _send_cut(send: Send, new_id: Callable[[], str], *, started: bool) -> None:
+async def _send_cut(send: Send, new_id: Callable[[], str], limiter: KeyLimiter | None, *, started: bool) -> None:
     """The gateway ends before the answer does: an error, in the stream where one has begun, and no `[DONE]`."""
     if not started:
-        await send_error(send, shutting_down(), new_id)
+        await send_error(send, shutting_down(), new_id, limiter)
         return
     await send({"type": "http.response.body", "body": stream_error_event(shutting_down()), "more_body": False})
 
