@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -21,7 +21,7 @@ from local_llm.datamodels import (
 from router.core.attempts import AttemptOpened, Hold, RoutingRecord
 from router.core.decision import Candidate
 from router.core.request import RequestFacts, TokenEstimate
-from router.core.snapshot import AssetRate, PriceRow, PriceTier, Snapshot
+from router.core.snapshot import AssetRate, BudgetState, PriceRow, PriceTier, Snapshot
 from router.core.vocabulary import Tier
 from router.errors import Unavailable
 
@@ -96,6 +96,12 @@ def snapshot(**changes: Any) -> Snapshot:
         "assets": {LOCAL.name: AssetRate("gpu", Decimal("0.000817"), version="rented-2.50")},
     }
     return Snapshot(**{**given, **changes})
+
+
+def budget(left_usd: float, **changes: object) -> BudgetState:
+    """A day's budget of ten dollars with so much left."""
+    limit = 10_000_000_000
+    return replace(BudgetState("day", limit, limit - int(left_usd * 1e9), 0, NOON), **changes)  # type: ignore[arg-type]
 
 
 @dataclass

@@ -18,6 +18,10 @@ from tests.upstream import FakeUpstream
 KEYS = {"CHEAP_KEY": "sk-cheap-4711", "BIG_KEY": "sk-big-4712"}
 EASY = [{"role": "user", "content": "Name a colour."}]
 IMPATIENT = {"timeouts": {"first_byte_s": 1, "idle_s": 1}}
+WEATHER = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+}
 HARD = [{"role": "user", "content": "Explain why the proof fails, and analyze what would have to change in it."}]
 
 
