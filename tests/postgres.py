@@ -109,3 +109,13 @@ def cluster(bin_dir: Path) -> Iterator[Cluster]:
             server.stop()
     finally:
         shutil.rmtree(home, ignore_errors=True)
+
+
+def cluster_if_any() -> Iterator[Cluster | None]:
+    """What a fixture yields: a running server, or `None` on a machine without Postgres."""
+    found = binaries()
+    if found is None:
+        yield None
+        return
+    with cluster(found) as server:
+        yield server

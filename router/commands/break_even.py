@@ -5,30 +5,11 @@ from __future__ import annotations
 from decimal import Decimal
 
 from router.commands.output import Format, write_json, write_rows
-from router.core.books import break_even
+from router.core.books import BreakEven
 
 
-def run(
-    form: Format,
-    *,
-    usd_per_hour: Decimal,
-    input_tokens: int,
-    output_tokens: int,
-    api_input_usd_per_mtok: Decimal,
-    api_output_usd_per_mtok: Decimal,
-    slo_capacity_rps: Decimal,
-    saturation_rps: Decimal,
-) -> None:
-    """Print the break-even load. Raises `ValueError` for capacities that cannot be (see `core.books`)."""
-    result = break_even(
-        usd_per_hour=usd_per_hour,
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        api_input_usd_per_mtok=api_input_usd_per_mtok,
-        api_output_usd_per_mtok=api_output_usd_per_mtok,
-        slo_capacity_rps=slo_capacity_rps,
-        saturation_rps=saturation_rps,
-    )
+def show(form: Format, result: BreakEven) -> None:
+    """Print the break-even load."""
     figures = {
         "usd_per_request": result.usd_per_request,
         "requests_per_hour": result.requests_per_hour,

@@ -134,6 +134,7 @@ def report_break_even(
         break_even_traffic.run(config, form, days_of(start, end), usd_per_hour=usd_per_hour)
         return
     from router.commands import break_even
+    from router.core import books
 
     missing = [name for name, value in ({"usd_per_hour": usd_per_hour} | figures).items() if value is None]
     if missing:
@@ -142,7 +143,8 @@ def report_break_even(
         raise typer.BadParameter("--from and --to are for your own traffic, not for given figures")
     if not 0 < (slo_capacity_rps or 0) <= (saturation_rps or 0):
         raise typer.BadParameter("needs 0 < --slo-capacity-rps <= --saturation-rps")
-    break_even.run(form, usd_per_hour=usd_per_hour, **figures)  # type: ignore[arg-type]
+    found = books.break_even(usd_per_hour=usd_per_hour, **figures)  # type: ignore[arg-type]
+    break_even.show(form, found)
 
 
 @report.command("payback")

@@ -13,7 +13,7 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 from local_llm.datamodels import EngineCoefficients
 from local_llm.workunits import work_gpu_ns
 from router.core.attempts import Charge
-from router.core.pricing import cost_nanousd, sane_usage
+from router.core.pricing import cost_nanousd, divide_half_even, sane_usage
 from router.core.request import TokenUsage
 from router.core.snapshot import AssetRate, PriceRow
 from router.core.vocabulary import Flag
@@ -95,10 +95,7 @@ def apportion(total: int, weights: Sequence[int]) -> list[int]:
 
 def rounded_to(unit: int, parts: Sequence[int]) -> list[int]:
     """`parts` in whole `unit`s (e.g. cents from nano-dollars), adding up to their sum rounded half-even to the unit."""
-    quotient, rest = divmod(sum(parts), unit)
-    if rest * 2 > unit or (rest * 2 == unit and quotient & 1):
-        quotient += 1
-    return largest_remainder([divmod(part, unit) for part in parts], quotient)
+    return largest_remainder([divmod(part, unit) for part in parts], divide_half_even(sum(parts), unit))
 
 
 def largest_remainder(floors_and_rests: Sequence[tuple[int, int]], total: int) -> list[int]:

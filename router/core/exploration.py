@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
+from router.core.budgets import Period, window_at
 from router.core.decision import Decision
 from router.core.vocabulary import NANO_PER_USD, Reason
 
@@ -57,8 +58,7 @@ class ExplorationBudget:
     def left_nanousd(self, now_utc: datetime) -> int:
         """Room for more, never below 0."""
         if now_utc >= self._ends_at_utc:
-            midnight = now_utc.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-            self._ends_at_utc = midnight + timedelta(days=1)
+            self._ends_at_utc = window_at(Period.DAY, now_utc).ends_at_utc
             self._spent_nanousd = 0
         return max(0, self._limit_nanousd - self._spent_nanousd)
 

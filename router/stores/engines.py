@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,26 +43,9 @@ def sqlite_path(url: URL) -> Path | None:
 def write_engine(url: URL) -> Engine:
     """For the one writer of a process: transactions begin where we say so."""
     if url.get_backend_name() == "sqlite":
-        engine = create_engine(
-            url,
-            poolclass=NullPool,
-            connect_args={"timeout": _BUSY_TIMEOUT_S, "check_same_thread": False, "isolation_level": None},
-        )
-
-        @event.listens_for(engine, "connect")
-        def prepare(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-            cursor = connection.cursor()
-            cursor.execute("PRAGMA journal_mode=WAL")
-            # A process that dies loses nothing; a machine that loses power may lose the last commits, never the rest.
-            cursor.execute("PRAGMA synchronous=NORMAL")
-            cursor.close()
-
+        # A process that dies loses nothing; a machine that loses power may lose the last commits, never the rest.
         # Immediate: a transaction that will write takes the lock at once instead of failing half way.
-        @event.listens_for(engine, "begin")
-        def begin(connection: Connection) -> None:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-        return engine
+        return _sqlite_engine(url, begin="BEGIN IMMEDIATE", pragmas=("journal_mode=WAL", "synchronous=NORMAL"))
     return create_engine(url, poolclass=NullPool, connect_args=_postgres_args())
 
 
@@ -69,23 +53,7 @@ def read_engine(url: str | URL) -> Engine:
     """For reports, safe beside a running gateway; writes nothing, creates nothing."""
     parsed = parse_url(url) if isinstance(url, str) else url
     if parsed.get_backend_name() == "sqlite":
-        engine = create_engine(
-            parsed,
-            poolclass=NullPool,
-            connect_args={"timeout": _BUSY_TIMEOUT_S, "check_same_thread": False, "isolation_level": None},
-        )
-
-        @event.listens_for(engine, "connect")
-        def prepare(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-            cursor = connection.cursor()
-            cursor.execute("PRAGMA query_only=ON")
-            cursor.close()
-
-        @event.listens_for(engine, "begin")
-        def begin(connection: Connection) -> None:
-            connection.exec_driver_sql("BEGIN")
-
-        return engine
+        return _sqlite_engine(parsed, begin="BEGIN", pragmas=("query_only=ON",))
     # Repeatable read: the rows of a report and its totals come from one look at the books.
     return create_engine(parsed, poolclass=NullPool, isolation_level="REPEATABLE READ", connect_args=_postgres_args())
 
@@ -108,3 +76,25 @@ def describe(error: BaseException) -> str:
         return original.message
     kind = type(original).__name__
     return f"{kind}: {original}" if type(original).__module__ == "sqlite3" else f"the database failed ({kind})"
+
+
+def _sqlite_engine(url: URL, *, begin: str, pragmas: Sequence[str]) -> Engine:
+    """Connections of our own making: SQLite's driver would begin transactions when it likes."""
+    engine = create_engine(
+        url,
+        poolclass=NullPool,
+        connect_args={"timeout": _BUSY_TIMEOUT_S, "check_same_thread": False, "isolation_level": None},
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+        cursor = connection.cursor()
+        for pragma in pragmas:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def start(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine

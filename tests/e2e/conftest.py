@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from openai import AsyncOpenAI
 
 from tests.gateway import RunningGateway, running, three_tiers
 from tests.patience import PATIENCE_S
+from tests.postgres import Cluster, cluster_if_any
 from tests.upstream import FakeUpstream
 
 KEYS = {"CHEAP_KEY": "sk-cheap-4711", "BIG_KEY": "sk-big-4712"}
@@ -23,6 +24,12 @@ WEATHER = {
     "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
 }
 HARD = [{"role": "user", "content": "Explain why the proof fails, and analyze what would have to change in it."}]
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Cluster | None]:
+    """A server of the module's own, which it may stop or freeze; `None` where the machine has no Postgres."""
+    yield from cluster_if_any()
 
 
 @dataclass

@@ -22,22 +22,12 @@ from router.stores.spool import FOLDER
 from tests.e2e.conftest import EASY, HARD, KEYS
 from tests.gateway import running, three_tiers
 from tests.patience import PATIENCE_S
-from tests.postgres import Cluster, binaries, cluster
+from tests.postgres import Cluster
 from tests.process import gateway_process
 from tests.upstream import FakeUpstream
 
 CALLERS = 4
 LATE_S = 3.0  # what a caller may wait when the database does not answer at all
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Cluster | None]:
-    found = binaries()
-    if found is None:
-        yield None
-        return
-    with cluster(found) as server:
-        yield server
 
 
 @dataclass

@@ -6,7 +6,6 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +20,7 @@ from router.stores import queries
 from router.stores.engines import read_engine
 from tests.gateway import three_tiers
 from tests.patience import until
-from tests.postgres import Cluster, binaries, cluster
+from tests.postgres import Cluster
 from tests.process import GatewayProcess, gateway_process
 from tests.upstream import FakeUpstream, ok, status
 
@@ -29,16 +28,6 @@ KEYS = {"CHEAP_KEY": "sk-cheap-4711", "BIG_KEY": "sk-big-4712"}
 LIVES = 4
 CALLERS = 12
 PROMPTS = ("Name a colour.", "Explain why the proof fails, and analyze what would have to change in it.")
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Cluster | None]:
-    found = binaries()
-    if found is None:
-        yield None
-        return
-    with cluster(found) as server:
-        yield server
 
 
 @dataclass

@@ -13,23 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from router.cli import main
 from tests.learning_data import TIERS, rows, write
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """`run("rollback")` -> (exit code, stdout, stderr)."""
-
-    def _run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as left:
-            main([str(a) for a in arguments])
-        captured = capsys.readouterr()
-        return int(left.value.code or 0), captured.out, captured.err
-
-    return _run
 
 
 @pytest.fixture

@@ -7,18 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.postgres import Cluster, binaries, cluster
+from tests.postgres import Cluster, cluster_if_any
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Cluster | None]:
     """A running server that nobody may stop or freeze; `None` where the machine has no Postgres."""
-    found = binaries()
-    if found is None:
-        yield None
-        return
-    with cluster(found) as server:
-        yield server
+    yield from cluster_if_any()
 
 
 @pytest.fixture

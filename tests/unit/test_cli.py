@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from router.cli import Processing, main
+from router.cli import Processing
 from router.core.dated_prices import PROCESSING
 from router.settings import SHIPPED_SOURCE
 
@@ -28,20 +28,6 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     for name in ("ROUTER_API_KEY", "OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Any:
-    """`run("prices", "check")` -> (exit code, stdout, stderr)."""
-
-    def _run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as left:
-            main(arguments)
-        captured = capsys.readouterr()
-        code = left.value.code
-        return (0 if code is None else int(code)), captured.out, captured.err
-
-    return _run
 
 
 def config(tmp_path: Path, text: str = "") -> str:

@@ -14,20 +14,10 @@ from local_llm.datamodels import GpuReading, ProcessState, SloTargets
 from local_llm.inflight import Inflight
 from local_llm.poller import EnginePoller, GpuWatcher
 from local_llm.probe import Page, ProbeError
+from tests.fakes import FakeClock
 from tests.patience import PATIENCE_S
 
 VLLM = (Path(__file__).parents[2] / "fixtures" / "metrics" / "vllm_0_32.txt").read_text()
-
-
-class HandClock:
-    def __init__(self) -> None:
-        self.at_s = 100.0
-
-    def now_s(self) -> float:
-        return self.at_s
-
-    async def sleep(self, seconds: float) -> None:
-        self.at_s += seconds
 
 
 class Engine:
@@ -73,7 +63,7 @@ class Bench:
         gpus_used: frozenset[int] | None = None,
         calibration: Calibration | None = None,
     ) -> None:
-        self.clock, self.engine = HandClock(), Engine()
+        self.clock, self.engine = FakeClock(t_s=100.0), Engine()
         self.gpus: tuple[float, tuple[GpuReading, ...]] | None = None
         slo = slo or SloTargets()
         self.inflight = Inflight(PRESETS["h100-8b-fp16"], slo, calibration=calibration)
@@ -93,7 +83,7 @@ class Bench:
 
     async def pass_s(self, seconds: int) -> None:
         for _ in range(seconds):
-            self.clock.at_s += 1.0
+            self.clock.t_s += 1.0
             await self.poller.poll()
 
 
@@ -383,16 +373,16 @@ async def test_what_our_own_streams_show_counts_for_more_than_the_histograms() -
     row = PRESETS["h100-8b-fp16"]
     learner = Calibration(row)
     bench = Bench(supervised=False, calibration=learner)
-    stream = bench.inflight.enter(bench.clock.at_s, 10, 1000)
-    stream.first_token(bench.clock.at_s)
+    stream = bench.inflight.enter(bench.clock.t_s, 10, 1000)
+    stream.first_token(bench.clock.t_s)
     for second in range(20):
         bench.engine.metrics(**page_of_others(second, gap_s=0.02))
         for tick in range(4):
-            stream.token(1, bench.clock.at_s + 0.2 * tick)
+            stream.token(1, bench.clock.t_s + 0.2 * tick)
         await bench.pass_s(1)
     own = learner.gap_observations
     assert own >= 20
-    stream.end(bench.clock.at_s)
+    stream.end(bench.clock.t_s)
     await bench.pass_s(1)
     bench.engine.metrics(**page_of_others(21, gap_s=0.02))
     await bench.pass_s(1)

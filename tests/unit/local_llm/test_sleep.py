@@ -12,27 +12,17 @@ from local_llm.datamodels import EngineReading, SloTargets
 from local_llm.inflight import Inflight
 from local_llm.probe import ProbeError
 from local_llm.sleep import Phase, Sleeper
+from tests.fakes import FakeClock
 from tests.gateway import until
 
 IDLE_S = 60.0
-
-
-class HandClock:
-    def __init__(self) -> None:
-        self.at_s = 100.0
-
-    def now_s(self) -> float:
-        return self.at_s
-
-    async def sleep(self, seconds: float) -> None:
-        self.at_s += seconds
 
 
 class Bench:
     """A sleeper, and an engine that does as it is told unless `answers` says otherwise."""
 
     def __init__(self) -> None:
-        self.clock = HandClock()
+        self.clock = FakeClock(t_s=100.0)
         self.inflight = Inflight(PRESETS["h100-8b-fp16"], SloTargets())
         self.asleep: bool | None = False
         self.running = 0
@@ -66,11 +56,11 @@ class Bench:
         self.stuck.append(problem)
 
     def reading(self) -> EngineReading:
-        return EngineReading(self.running, 0, 0.0, taken_at_s=self.clock.at_s, asleep=self.asleep)
+        return EngineReading(self.running, 0, 0.0, taken_at_s=self.clock.t_s, asleep=self.asleep)
 
     async def pass_s(self, seconds: int, *, alive: bool = True) -> None:
         for _ in range(seconds):
-            self.clock.at_s += 1.0
+            self.clock.t_s += 1.0
             await self.sleeper.look(alive=alive, reading=self.reading())
 
     async def until(self, phase: Phase) -> None:
@@ -95,12 +85,12 @@ async def test_it_goes_to_sleep_after_its_time_without_work_and_not_before(bench
 
 @pytest.mark.parametrize("whose", ["ours", "others"])
 async def test_work_keeps_it_awake_whosever_it_is(bench: Bench, whose: str) -> None:
-    ticket = bench.inflight.enter(bench.clock.at_s, 100, 100) if whose == "ours" else None
+    ticket = bench.inflight.enter(bench.clock.t_s, 100, 100) if whose == "ours" else None
     bench.running = 0 if whose == "ours" else 1
     await bench.pass_s(500)
     assert bench.calls == []
     if ticket is not None:
-        ticket.end(bench.clock.at_s)
+        ticket.end(bench.clock.t_s)
     bench.running = 0
     await bench.pass_s(int(IDLE_S) - 1)
     assert bench.calls == []
@@ -111,7 +101,7 @@ async def test_work_keeps_it_awake_whosever_it_is(bench: Bench, whose: str) -> N
 async def test_an_engine_of_which_nothing_is_known_is_left_alone(bench: Bench) -> None:
     old = bench.reading()
     for _ in range(500):
-        bench.clock.at_s += 1.0
+        bench.clock.t_s += 1.0
         await bench.sleeper.look(alive=True, reading=None)
         await bench.sleeper.look(alive=True, reading=old)
     assert bench.calls == []
@@ -180,12 +170,12 @@ async def test_one_that_does_not_wake_up_is_reported(bench: Bench) -> None:
 
 async def test_an_old_reading_does_not_undo_what_has_just_been_done(bench: Bench) -> None:
     await bench.pass_s(60)
-    before = EngineReading(0, 0, 0.0, taken_at_s=bench.clock.at_s - 1, asleep=False)
+    before = EngineReading(0, 0, 0.0, taken_at_s=bench.clock.t_s - 1, asleep=False)
     await bench.sleeper.look(alive=True, reading=before)
     assert bench.sleeper.phase is Phase.ASLEEP
     bench.sleeper.wake()
     await bench.until(Phase.AWAKE)
-    after = EngineReading(0, 0, 0.0, taken_at_s=bench.clock.at_s - 1, asleep=True)
+    after = EngineReading(0, 0, 0.0, taken_at_s=bench.clock.t_s - 1, asleep=True)
     await bench.sleeper.look(alive=True, reading=after)
     assert bench.sleeper.phase is Phase.AWAKE
 
