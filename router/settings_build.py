@@ -151,7 +151,7 @@ def _limits(own: LimitsFile, default: LimitsFile, where: Path, file: ServerFile,
                 f"{whole} cannot be shared by {file.gateways} gateways (server.gateways): nothing would be left for "
                 f"each; give at least {file.gateways}",
             )
-    return LimitTerms(**parts)
+    return LimitTerms(**parts, gateways=file.gateways)
 
 
 def _metrics_key(

@@ -20,6 +20,7 @@ from router.core.budgets import BudgetBook, Period
 from router.core.decision import Candidate, PolicyConfig
 from router.core.fallback import RetryConfig
 from router.core.lengths import LengthTable
+from router.core.limits import Allowance, KeyLimiter, LimitTerms
 from router.core.snapshot import AssetRate
 from router.core.vocabulary import CircuitState, Flag, Tier
 from router.errors import (
@@ -155,6 +156,8 @@ class World:
             for candidate in candidates
         }
         providers: Mapping[str, Provider] = dict(self.hosts)
+        # on a clock that stands still, so that all that was ever counted is seen at the end
+        self.limiter = KeyLimiter(LimitTerms(10**6, 10**6, 10**9, 10), now_s=FakeClock().now_s)
         ids = iter(range(10**6))
         self.deps = Deps(
             clock=self.clock,
@@ -175,15 +178,18 @@ class World:
     async def serve(self, *, stream: bool, model: str = "auto") -> PlainAnswer | StreamAnswer:
         """One request as the HTTP side serves it: a stream is sent on block by block and closed in any case."""
         body = {"model": model, "stream": stream, "messages": [{"role": "user", "content": "Name a colour."}]}
-        answer = await handle_chat(decode_chat(json.dumps(body).encode(), {}), "acme", self.deps)
-        if isinstance(answer, StreamAnswer):
-            try:
-                async with aclosing(answer.blocks()) as blocks:
-                    async for _ in blocks:
-                        await pause()
-            finally:
-                await answer.close()
-        return answer
+        chat = decode_chat(json.dumps(body).encode(), {})
+        with Allowance(self.limiter) as allowance:
+            answer = await handle_chat(chat, "acme", self.deps, allowance)
+            if isinstance(answer, StreamAnswer):
+                try:
+                    async with aclosing(answer.blocks()) as blocks:
+                        async for _ in blocks:
+                            await pause()
+                finally:
+                    await answer.close()
+            assert self.limiter.running == 0, "the seat is not free before the last byte"
+            return answer
 
     def ask(self, *, stream: bool = False, model: str = "auto", cancel_at: int | None = None) -> Any:
         """The answer, or the error a caller would see."""
@@ -206,6 +212,10 @@ class World:
         assert self.books.open_holds == set(), "a hold was never settled"
         assert self.budgets.reserved_nanousd == 0, "a reservation was never given back"
         assert self.room.inflight.n == 0, "a ticket of the engine was never ended"
+        assert self.limiter.running == 0, "a seat of the key was never given back"
+        usages = [attempt.usage for record in self.books.settled for attempt in record.attempts]
+        booked_tokens = sum(usage.input_tokens + usage.output_tokens for usage in usages if usage is not None)
+        assert 10**9 - self.limiter.standings()[2].left == booked_tokens, "the key's tokens are not those in the books"
         calls = [entry for entry in journal if entry.startswith("call")]
         if calls:
             assert journal[0] == "reserve", "a call was made before its money was reserved"

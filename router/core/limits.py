@@ -32,12 +32,13 @@ CONCURRENCY_RETRY_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class LimitTerms:
-    """What a key may use; `None`: as much as it likes."""
+    """What a key may use at one gateway, its part where there are several; `None`: as much as it likes."""
 
     requests_per_min: int | None = None
     requests_per_hour: int | None = None
     tokens_per_min: int | None = None
     concurrency_max: int | None = None
+    gateways: int = 1
 
     def any(self) -> bool:
         """Whether anything is limited."""
@@ -167,14 +168,22 @@ class KeyLimiter:
         self._on_refused(limit)
         return RateLimited(message, retry_after_s=retry_after_s)
 
+    def _where(self, limit: Limit) -> str:
+        """Where a limit is set, and which part of it holds here."""
+        part = "" if self.terms.gateways == 1 else f", of which this gateway gives out 1/{self.terms.gateways}"
+        return f"({limit.value} in the gateway's server.auth{part})"
+
+    def _named(self, window: SlidingWindow) -> str:
+        return f"{window.most} tokens {_PER[window.limit]} {self._where(window.limit)}"
+
     def enter(self) -> list[_Slot]:
         """Take a request and a seat, or raise `RateLimited` and take nothing."""
         seats = self.terms.concurrency_max
         if seats is not None and self.running >= seats:
             raise self._refuse(
                 Limit.CONCURRENCY_MAX,
-                f"This key may have {seats} requests under way at once (concurrency_max in the gateway's server.auth), "
-                f"and has {self.running}. Wait for one of them to end, or have the limit raised.",
+                f"This key may have {seats} requests under way at once {self._where(Limit.CONCURRENCY_MAX)}, and has "
+                f"{self.running}. Wait for one of them to end, or have the limit raised.",
                 CONCURRENCY_RETRY_S,
             )
         now_s = self._now_s()
@@ -190,8 +199,8 @@ class KeyLimiter:
         wait_s, window = max(waits_s, key=lambda found: found[0])
         return self._refuse(
             window.limit,
-            f"This key may make {window.most} requests {_PER[window.limit]} ({window.limit.value} in the gateway's "
-            f"server.auth), and has made {window.used}. Try again in {ceil(wait_s)} s, or have the limit raised.",
+            f"This key may make {window.most} requests {_PER[window.limit]} {self._where(window.limit)}, and has made "
+            f"{window.used}. Try again in {ceil(wait_s)} s, or have the limit raised.",
             wait_s,
         )
 
@@ -213,11 +222,10 @@ class KeyLimiter:
         window = self._tokens
         if window is None:
             return None
-        named = f"{window.most} tokens {_PER[window.limit]} ({window.limit.value} in the gateway's server.auth)"
         if input_tokens > window.most:
             message = (
-                f"The prompt has about {input_tokens} tokens, and this key may use {named}. Send a shorter prompt, or "
-                "have the limit raised."
+                f"The prompt has about {input_tokens} tokens, and this key may use {self._named(window)}. Send a "
+                "shorter prompt, or have the limit raised."
             )
             raise self._refuse(window.limit, message, None)
         now_s = self._now_s()
@@ -225,9 +233,9 @@ class KeyLimiter:
         wait_s = window.wait_s(units, now_s)
         if wait_s > 0.0:
             message = (
-                f"This key may use {named}, and has used or reserved {window.used}; this request needs about {units}, "
-                f"{input_tokens} of them for its prompt. Try again in {ceil(wait_s)} s, ask for less with max_tokens, "
-                "or have the limit raised."
+                f"This key may use {self._named(window)}, and has used or reserved {window.used}; this request needs "
+                f"about {units}, {input_tokens} of them for its prompt. Try again in {ceil(wait_s)} s, ask for less "
+                "with max_tokens, or have the limit raised."
             )
             raise self._refuse(window.limit, message, wait_s)
         return window.take(units, now_s), units

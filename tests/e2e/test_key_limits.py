@@ -217,7 +217,9 @@ async def test_two_gateways_together_give_out_no_more_than_the_limit(tmp_path: P
     async with place(tmp_path / "1", limits, gateways=2) as one, place(tmp_path / "2", limits, gateways=2) as two:
         answers = await asyncio.gather(*((one, two)[number % 2].ask() for number in range(60)))
         assert Counter(answer.status_code for answer in answers) == {200: 10, 429: 50}
-        assert told(await two.ask(), "requests")[:2] == ["5", "0"]
+        refused = await two.ask()
+        assert told(refused, "requests")[:2] == ["5", "0"]
+        assert "server.auth, of which this gateway gives out 1/2)" in refused.json()["error"]["message"]
 
 
 async def test_where_no_key_is_asked_for_the_default_holds_for_all_together(tmp_path: Path):

@@ -18,6 +18,7 @@ from classifier.datamodels import RequestFeatures, Score
 from classifier.heuristic import HeuristicScorer
 from local_llm.datamodels import ProcessState
 from router.api.schemas import decode_chat
+from router.core.limits import Allowance
 from router.core.vocabulary import CircuitState, Flag, Outcome, Tier
 from router.errors import (
     NoRoute,
@@ -135,10 +136,11 @@ def test_a_stream_that_nobody_reads_is_settled_when_it_is_closed_and_stops_the_h
 
     async def never_read() -> None:
         body = b'{"model": "auto", "stream": true, "messages": [{"role": "user", "content": "Hi"}]}'
-        answer = await handle_chat(decode_chat(body, {}), "acme", world.deps)
-        assert isinstance(answer, StreamAnswer)
-        await answer.close()
-        await answer.close()
+        with Allowance(world.limiter) as allowance:
+            answer = await handle_chat(decode_chat(body, {}), "acme", world.deps, allowance)
+            assert isinstance(answer, StreamAnswer)
+            await answer.close()
+            await answer.close()
 
     drive(never_read())
     assert world.record.outcome is Outcome.CLIENT_GONE

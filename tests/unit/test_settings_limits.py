@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from router.core.limits import NO_LIMITS, LimitTerms
-from router.errors import ConfigError
+from router.core.limits import NO_LIMITS, Allowance, KeyLimiter, LimitTerms
+from router.errors import ConfigError, RateLimited
 from router.settings import AuthSettings, parse_settings
+from tests.fakes import FakeClock
 
 KEYS = {"ROUTER_API_KEY": "rk-1", "ACME_KEY": "rk-2", "LABS_KEY": "rk-3"}
 
@@ -49,6 +50,26 @@ def test_a_key_has_the_default_where_it_does_not_say_otherwise_and_null_is_no_li
         "labs": default,
     }
     assert found.default_limits == default
+
+
+@pytest.mark.parametrize(("plan", "most"), [("free", 10), ("pro", 100), ("enterprise", 1_000), ("of no plan", 10)])
+def test_keys_of_each_plan_make_as_many_requests_an_hour_as_it_says(plan: str, most: int):
+    own = {"free": 10, "pro": 100, "enterprise": 1_000}.get(plan)
+    limits = {} if own is None else {"limits": {"requests_per_hour": own}}
+    found = auth(
+        yaml.safe_dump(
+            {
+                "default_limits": {"requests_per_hour": 10},
+                "keys": [{"tenant": "acme", "key_env": "ACME_KEY", **limits}],
+            }
+        )
+    )
+    limiter = KeyLimiter(found.keys[-1].limits, now_s=FakeClock().now_s)
+    for _ in range(most):
+        with Allowance(limiter):
+            pass
+    with pytest.raises(RateLimited, match=f"{most} requests per hour"), Allowance(limiter):
+        pass
 
 
 @pytest.mark.parametrize("gateways", [1, 2, 3, 7])
