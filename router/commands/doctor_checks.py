@@ -95,6 +95,10 @@ def _limits(settings: Settings) -> Iterator[Check]:
     else:
         cure = "set server.auth.default_limits, or limits of single keys"
         yield Check("limits", State.OFF, "no key is limited in requests, tokens or concurrency", cure)
+    policy = settings.policy
+    if gateways > 1 and not (policy.budget_usd_per_day is None and policy.budget_usd_per_month is None):
+        what = f"each of {gateways} gateways may spend all of it: unlike limits, budgets are not divided"
+        yield Check("budgets", State.WARN, what, "give each gateway's config its part of policy.budget_usd_*")
     if auth.required:
         yield (
             Check("metrics", State.OFF, "/metrics is open and shows every tenant", "name server.auth.metrics_key_env")

@@ -60,6 +60,21 @@ def test_a_key_that_leaves_in_the_clear_is_a_warning(tmp_path: Path) -> None:
     assert state("https://10.0.0.1/v1") is state("http://127.0.0.1/v1") is State.OK
 
 
+def test_what_keys_may_use_is_told_and_that_budgets_are_not_divided(tmp_path: Path) -> None:
+    checks = found(tmp_path)
+    assert (checks["limits"].state, checks["metrics"].state) == (State.OFF, State.OFF)
+    assert "budgets" not in checks
+    environ = {
+        **KEYS,
+        "ROUTER_SERVER__AUTH__DEFAULT_LIMITS__REQUESTS_PER_MIN": "60",
+        "ROUTER_SERVER__GATEWAYS": "2",
+        "ROUTER_POLICY__BUDGET_USD_PER_DAY": "10",
+    }
+    checks = found(tmp_path, environ=environ)
+    assert checks["limits"].detail == "1 of 1 keys are limited; this gateway gives out 1/2 of them"
+    assert checks["budgets"].state is State.WARN
+
+
 def test_keys_that_do_nothing_are_named(tmp_path: Path) -> None:
     checks = found(tmp_path, environ={**KEYS, "ROUTER_PORT": "tcp://x:1"})
     assert checks["environment ROUTER_PORT"].state is State.WARN
