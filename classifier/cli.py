@@ -24,6 +24,8 @@ from classifier.versions import Registry, load_serving_scorer
 from classifier.whole_file import whole_file
 
 MIN_FRESH_ROWS = 30
+MOST_ASKED_AGAIN = 500
+MAX_OWN_NOVELTY = 0.3
 
 if TYPE_CHECKING:
     from classifier.datamodels import LabelledExample
@@ -170,6 +172,8 @@ def train(
                 progress=tell,
             )
             manifest = trained.manifest
+            warnings = [*summary.warnings, *_texts(manifest.data["training_warnings"])]
+            warnings += _taken_for_novel(registry.load_scorer(out), examples)
             if with_card:
                 tell("writing the card", 0.99)
                 write_card(out, manifest, examples, trained.p, trained.novelty)
@@ -182,8 +186,20 @@ def train(
             "metrics": dict(manifest.metrics),
             "rows_duplicate": summary.rows_duplicate,
             "rows_contradictory": summary.rows_contradictory,
-            "warnings": [*summary.warnings, *manifest.data["training_warnings"]],  # type: ignore[misc]
+            "warnings": warnings,
         }
+
+
+def _taken_for_novel(scorer: TrainedScorer, examples: Sequence[LabelledExample]) -> list[str]:
+    """A warning where the model would not go by what it has learned, since it takes even its own prompts for novel."""
+    some = examples[:: max(1, len(examples) // MOST_ASKED_AGAIN)]
+    novelty = sum(scorer.bind(e.models).score(e.features).novelty_ratio for e in some) / len(some)
+    if novelty <= MAX_OWN_NOVELTY:
+        return []
+    told = (
+        f"the model takes its own training prompts for novel (mean {novelty:.2f}), so that the prior decides and not "
+    )
+    return [f"{told}what was learned: prompts of one pattern, each with a name of its own? Label more kinds of prompts"]
 
 
 def _counted(progress: Progress) -> Callable[[int], None]:
@@ -338,6 +354,9 @@ def promote(
             registry.load_scorer(current)
         except registry.ModelRefused as error:
             warnings = [f"the model in force cannot be loaded and was not compared with, the heuristic was: {error}"]
+        version = registry.read_manifest(candidate).version
+        if before is not None and before.version == version and not warnings:
+            raise LearningError(f"{version} is in force already: nothing to promote")
         verdict = gate(candidate, None if warnings else current, labels, progress=progress)
         if not verdict.passed and not force:
             raise LearningError(f"not promoted: {verdict.reason}. Use --force to promote all the same")

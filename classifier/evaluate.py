@@ -17,7 +17,15 @@ from classifier.calibrate import CalibrationRow, CalibrationSample, TokenPrices,
 from classifier.datamodels import LabelledExample, Score
 from classifier.heuristic import HeuristicScorer
 from classifier.labels import ONE_SIDED
-from classifier.offpolicy import check_overlap, is_partial, matrices, pseudo_outcomes, pseudo_range, tier_quality
+from classifier.offpolicy import (
+    check_overlap,
+    inverse_weights,
+    is_partial,
+    matrices,
+    pseudo_outcomes,
+    pseudo_range,
+    tier_quality,
+)
 from classifier.progress import Progress, unheard
 from classifier.scorer import TrainedScorer
 
@@ -50,7 +58,14 @@ class Evaluated:
     domain: NDArray[np.str_]
     input_tokens: Floats
     output_tokens: Floats  # NaN where unknown
+    judged: Floats  # outcomes as judged; NaN where they were not
+    weight: Floats | None = None  # of a partial log: for how many rows of the traffic each judged outcome stands
     quality_range: tuple[float, float] = (0.0, 1.0)  # what `outcomes` can come to
+
+    @property
+    def partial(self) -> bool:
+        """Whether a policy decided what is seen. Single outcomes mean nothing then, only their means do."""
+        return self.weight is not None
 
 
 def usable(examples: Sequence[LabelledExample]) -> tuple[list[LabelledExample], list[str]]:
@@ -89,10 +104,12 @@ def predict(scorer: TrainedScorer, examples: Sequence[LabelledExample], progress
 
 def collect(examples: Sequence[LabelledExample], tiers: Sequence[str], p: Floats, novelty: Floats) -> Evaluated:
     """Arrays for the figures. Raises `offpolicy.NoOverlap` for a partial log that cannot be evaluated."""
-    (outcomes, _), quality_range = matrices(examples, tiers), (0.0, 1.0)
+    judged, _ = matrices(examples, tiers)
+    outcomes, weight, quality_range = judged, None, (0.0, 1.0)
     if any(is_partial(e) for e in examples):
         check_overlap(examples, tiers)
         outcomes, quality_range = pseudo_outcomes(examples, tiers, p), pseudo_range(examples, tiers)
+        weight = inverse_weights([replace(e, weight=1.0) for e in examples], tiers)
     prior = HeuristicScorer()
     tokens = np.array([[e.output_tokens.get(t, np.nan) for t in tiers] for e in examples], dtype=np.float64)
     return Evaluated(
@@ -106,6 +123,8 @@ def collect(examples: Sequence[LabelledExample], tiers: Sequence[str], p: Floats
         domain=np.array([e.domain for e in examples]),
         input_tokens=np.array([e.features.input_tokens for e in examples], dtype=np.float64),
         output_tokens=tokens,
+        judged=judged,
+        weight=weight,
         quality_range=quality_range,
     )
 
@@ -155,7 +174,7 @@ def two_tier(
             "heuristic": metrics.apgr(data.heuristic[rows], weak, strong),
             "complexity_only": metrics.apgr(1.0 - data.p[rows, 0], weak, strong),
             "random": CHANCE,
-            "oracle": metrics.apgr(strong - weak, weak, strong),
+            "oracle": None if data.partial else metrics.apgr(strong - weak, weak, strong),
         },
     }
 
@@ -189,6 +208,8 @@ def many_tiers(
     p, quality = data.p[rows][:, columns], data.outcomes[rows][:, columns]
     expected, actual = costs(data, rows, prices)
     found = _cost_figures(p, expected, actual, quality)
+    if data.partial:  # the best of single doubly robust outcomes is the best of their noise
+        found["oracle"] = None
     samples = [
         _on_curve(curve, low=min(c for c, _ in single), spent=single[-1][0], top=single[-1][1])
         for curve, single in metrics.resampled_curves(p, expected, actual, quality, draws=draws, rng=rng)
@@ -217,21 +238,27 @@ def _on_curve(curve: metrics.Curve, *, low: float, spent: float, top: float) -> 
 
 
 def calibration(data: Evaluated, rows: NDArray[np.int64], *, rng: np.random.Generator) -> dict[str, Any]:
-    """ECE (with that of a perfectly calibrated model of the same predictions), Brier and counts per tier."""
+    """ECE (with that of a perfectly calibrated model of the same predictions), Brier and counts per tier.
+
+    Of a partial log what was judged counts, each outcome as often as it stands for others (inverse propensity).
+    """
     found = {}
     for t, tier in enumerate(data.tiers):
-        seen = rows[~np.isnan(data.outcomes[rows, t])]
+        seen = rows[~np.isnan(data.judged[rows, t])]
         if len(seen) >= 2 * metrics.ECE_BINS:
-            p, y = data.p[seen, t], data.outcomes[seen, t]
-            again = [rng.integers(0, len(seen), len(seen)) for _ in range(CALIBRATION_DRAWS)]
+            p, y = data.p[seen, t], data.judged[seen, t]
+            w = data.weight[seen, t] if data.weight is not None else None
+            drawn = [rng.integers(0, len(seen), len(seen)) for _ in range(CALIBRATION_DRAWS)]
+            again = [(p[i], y[i], None if w is None else w[i]) for i in drawn]
+            ece, brier = metrics.ece(p, y, weight=w), metrics.brier(p, y, weight=w)
             found[tier] = {
                 "rows": len(seen),
-                "ece": metrics.ece(p, y),
-                "ece_interval": _interval(metrics.ece(p, y), [metrics.ece(p[i], y[i]) for i in again]),
-                "brier_interval": _interval(metrics.brier(p, y), [metrics.brier(p[i], y[i]) for i in again]),
-                "ece_if_perfect": metrics.ideal_ece(p, draws=20, rng=rng),
-                "brier": metrics.brier(p, y),
-                "brier_of_mean": float(y.var()),
+                "ece": ece,
+                "ece_interval": _interval(ece, [metrics.ece(q, z, weight=v) for q, z, v in again]),
+                "brier_interval": _interval(brier, [metrics.brier(q, z, weight=v) for q, z, v in again]),
+                "ece_if_perfect": metrics.ideal_ece(p, draws=20, rng=rng, weight=w),
+                "brier": brier,
+                "brier_of_mean": metrics.brier(np.full(len(y), np.average(y, weights=w)), y, weight=w),
             }
     return found
 
@@ -343,6 +370,7 @@ def report(
     found: dict[str, Any] = {
         "rows": len(data.p),
         "tiers": list(data.tiers),
+        "partial": data.partial,
         "pooled": two_tier(data, everything, draws=draws, rng=rng),
         "cost": many_tiers(data, everything, used, draws=min(draws, 100), rng=rng),
         "calibration": calibration(data, everything, rng=rng),

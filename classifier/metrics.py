@@ -51,27 +51,44 @@ def cpt(score: Floats, weak: Floats, strong: Floats, target_ratio: float) -> flo
     return float(reached[0] / len(score)) if len(reached) else float("nan")
 
 
-def ece(p: Floats, outcome: Floats, bins: int = ECE_BINS) -> float:
-    """Expected calibration error over bins of equal mass."""
-    order = np.argsort(p, kind="stable")
-    parts = [b for b in np.array_split(order, bins) if len(b)]
-    return float(sum(abs(p[b].mean() - outcome[b].mean()) * len(b) for b in parts) / len(p))
+def ece(p: Floats, outcome: Floats, bins: int = ECE_BINS, *, weight: Floats | None = None) -> float:
+    """Expected calibration error over bins of equal mass. `weight`: for how many rows each one stands."""
+    w = np.ones(len(p)) if weight is None else weight
+    parts = _bins(p, bins, weight)
+    error = sum(abs(np.average(p[b], weights=w[b]) - np.average(outcome[b], weights=w[b])) * w[b].sum() for b in parts)
+    return float(error / w.sum())
 
 
-def ideal_ece(p: Floats, *, draws: int, rng: np.random.Generator) -> float:
+def ideal_ece(p: Floats, *, draws: int, rng: np.random.Generator, weight: Floats | None = None) -> float:
     """The ECE that a perfectly calibrated model with these predictions and this many rows would show."""
-    return float(np.mean([ece(p, (rng.random(len(p)) < p).astype(np.float64)) for _ in range(draws)]))
+    return float(np.mean([ece(p, (rng.random(len(p)) < p).astype(np.float64), weight=weight) for _ in range(draws)]))
 
 
-def brier(p: Floats, outcome: Floats) -> float:
+def brier(p: Floats, outcome: Floats, *, weight: Floats | None = None) -> float:
     """Mean squared error."""
-    return float(np.mean((p - outcome) ** 2))
+    return float(np.average((p - outcome) ** 2, weights=weight))
 
 
-def reliability(p: Floats, outcome: Floats, bins: int = ECE_BINS) -> tuple[Floats, Floats]:
-    """Mean prediction and mean outcome per bin of equal mass."""
-    parts = [b for b in np.array_split(np.argsort(p, kind="stable"), bins) if len(b)]
-    return np.array([p[b].mean() for b in parts]), np.array([outcome[b].mean() for b in parts])
+def reliability(
+    p: Floats, outcome: Floats, bins: int = ECE_BINS, *, weight: Floats | None = None
+) -> tuple[Floats, Floats, Floats]:
+    """Mean prediction, mean outcome and the latter's standard error per bin of equal mass."""
+    w = np.ones(len(p)) if weight is None else weight
+    parts = _bins(p, bins, weight)
+    predicted = np.array([np.average(p[b], weights=w[b]) for b in parts])
+    observed = np.array([np.average(outcome[b], weights=w[b]) for b in parts])
+    counts = np.array([w[b].sum() ** 2 / (w[b] ** 2).sum() for b in parts])  # as many even rows say as much
+    return predicted, observed, np.sqrt(np.maximum(observed * (1.0 - observed), 0.25 / counts) / counts)
+
+
+def _bins(p: Floats, bins: int, weight: Floats | None) -> list[NDArray[np.int64]]:
+    """Row numbers by rising `p`, in bins of equal mass; empty ones left out."""
+    order = np.argsort(p, kind="stable")
+    if weight is None:
+        return [b for b in np.array_split(order, bins) if len(b)]
+    mass = np.cumsum(weight[order])
+    cuts = np.searchsorted(mass, mass[-1] * np.arange(1, bins) / bins)
+    return [b for b in np.split(order, cuts) if len(b)]
 
 
 def upper_hull(points: Sequence[tuple[float, float]]) -> Curve:

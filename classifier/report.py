@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from classifier.evaluate import Evaluated
 
 
+ROWS_PER_POINT = 40  # of the reliability plot
+_PARTIAL = (
+    "From a log that shows only some answers: quality is doubly robust, calibration weighs what was judged by how "
+    "rarely it is seen. There is no oracle, since nobody knows the best answer to a single request.\n"
+)
+
+
 def _number(value: Any, digits: int = 3) -> str:
     return "-" if value is None or value != value else f"{value:.{digits}f}"
 
@@ -51,6 +58,8 @@ def _cost_table(found: Mapping[str, Any]) -> list[str]:
     for name, part in named.items():
         for router in ("routed", "static", "oracle") if part is not None else ():
             figures = part[router]
+            if figures is None:
+                continue
             cells = []
             for key in ("cost_at_95%", "cost_at_98%", "cost_at_100%"):
                 interval = part["routed_interval"][key] if router == "routed" else None
@@ -108,6 +117,7 @@ def markdown(found: Mapping[str, Any]) -> str:
         f"\n{found['rows']} rows; tiers {', '.join(found['tiers'])}.",
         f"Mean novelty {_number(found['novelty_mean_ratio'])}.",
         "\n## Two tiers\n",
+        *([_PARTIAL] if found.get("partial") else []),
         *_two_tier_table(found),
         "\nNo better than chance (interval reaches .5): " + (", ".join(chance) if chance else "nowhere") + ".",
         "\n## Cost as a share of always the best tier\n",
@@ -139,18 +149,27 @@ def plots(data: Evaluated, prices: Mapping[str, TokenPrices], folder: Path) -> l
     if (figure := _cost_figure(Figure, data, prices)) is not None:
         figure.savefig(folder / "cost_quality.png", dpi=110, metadata={"Software": None})
         written.append(folder / "cost_quality.png")
-    figure = Figure(figsize=(6, 5), layout="constrained")
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, label="perfect")
-    for t, tier in enumerate(data.tiers):
-        seen = ~np.isnan(data.outcomes[:, t])
-        if seen.sum() >= 2 * metrics.ECE_BINS:
-            predicted, observed = metrics.reliability(data.p[seen, t], data.outcomes[seen, t])
-            axes.plot(predicted, observed, marker="o", label=tier)
-    axes.set(xlabel="P(adequate), predicted", ylabel="share adequate", title="Reliability, 15 bins of equal mass")
-    axes.legend()
+    figure = Figure(figsize=(6, 5.5), layout="constrained")
+    _draw_reliability(figure.subplots(), data)
     figure.savefig(folder / "reliability.png", dpi=110, metadata={"Software": None})
     return [*written, folder / "reliability.png"]
+
+
+def _draw_reliability(axes: Any, data: Evaluated) -> None:
+    """Share adequate against what was predicted, with 95 % intervals; fewer bins where there are few rows."""
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, label="perfect")
+    for t, tier in enumerate(data.tiers):
+        seen = ~np.isnan(data.judged[:, t])
+        if seen.sum() < 2 * metrics.ECE_BINS:
+            continue
+        bins = int(min(metrics.ECE_BINS, max(4, seen.sum() // ROWS_PER_POINT)))
+        weight = data.weight[seen, t] if data.weight is not None else None
+        predicted, observed, error = metrics.reliability(data.p[seen, t], data.judged[seen, t], bins, weight=weight)
+        span = np.stack([np.minimum(1.96 * error, observed), np.minimum(1.96 * error, 1.0 - observed)])
+        axes.errorbar(predicted, observed, span.clip(0.0), marker="o", capsize=2, elinewidth=0.8, label=tier)
+    axes.set(xlabel="P(adequate), predicted", ylabel="share adequate", title="Reliability, bins of equal mass, 95 %")
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.legend()
 
 
 def _cost_figure(figure_type: Any, data: Evaluated, prices: Mapping[str, TokenPrices]) -> Any:
@@ -170,15 +189,20 @@ def _cost_figure(figure_type: Any, data: Evaluated, prices: Mapping[str, TokenPr
         axes.plot(curve.cost * per_k, curve.quality, style, label=name)
 
     line("this model", metrics.routed_curve(p, expected, actual, quality), "-")
-    line("oracle", metrics.routed_curve(quality, actual, actual, quality), ":")
+    if not data.partial:
+        line("oracle", metrics.routed_curve(quality, actual, actual, quality), ":")
     line("static hull (random mix)", metrics.upper_hull(metrics.single_tiers(actual, quality)), "--")
     for name, score in (("heuristic", data.heuristic[rows]), ("length only", data.length[rows])):
-        line(name, _by_score(score, actual, quality), "-.")
+        line(f"{name}, {data.tiers[columns[0]]} or {data.tiers[columns[-1]]}", _by_score(score, actual, quality), "-.")
+    dearest = max(cost for cost, _ in metrics.single_tiers(actual, quality))
     for tier, (cost, q) in zip((data.tiers[i] for i in columns), metrics.single_tiers(actual, quality), strict=True):
         axes.plot([cost * per_k], [q], "k^")
-        axes.annotate(f"always {tier}", (cost * per_k, q), textcoords="offset points", xytext=(4, -12))
-    axes.set(xlabel="USD per 1,000 requests", ylabel="mean quality", title="Quality against cost")
-    axes.legend()
+        right = cost > 0.7 * dearest
+        place: dict[str, Any] = {"xytext": (-4, -14) if right else (6, -12), "ha": "right" if right else "left"}
+        axes.annotate(f"always {tier}", (cost * per_k, q), textcoords="offset points", **place)
+    shown = "mean quality, doubly robust" if data.partial else "mean quality"
+    axes.set(xlabel="USD per 1,000 requests", ylabel=shown, title="Quality against cost")
+    axes.legend(fontsize="small")
     return figure
 
 

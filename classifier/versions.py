@@ -185,11 +185,13 @@ class Registry:
         manifest = read_manifest(folder)
         target = self.folder(manifest.version)
         if target.exists():
-            if file_hashes(target) != file_hashes(folder):
+            if file_hashes(target) == file_hashes(folder) and _loads(target):
+                return manifest.version
+            if _loads(target):
                 raise ModelRefused(
-                    f"version {manifest.version} is already in {self.root} with other files: one of the two is damaged"
+                    f"version {manifest.version} is already in {self.root} with other files; train again"
                 )
-            return manifest.version
+            shutil.rmtree(target)  # damaged since it was promoted: this is its cure
         draft = Path(tempfile.mkdtemp(prefix=_DRAFTS[0], dir=self.root))
         try:
             for name in MODEL_FILES:
@@ -227,6 +229,14 @@ class Registry:
             for left in [p for p in self.root.iterdir() if p.name.startswith(_DRAFTS)]:
                 shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
             yield
+
+
+def _loads(folder: Path) -> bool:
+    try:
+        load_scorer(folder)
+    except ModelRefused:
+        return False
+    return True
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -124,7 +124,7 @@ def calibrate_threshold(
     confidence: float,
     price: Sequence[str],
 ) -> None:
-    """Print nu (or a threshold) from the calibration sample that travels with a model."""
+    """Print nu (or a threshold) from the calibration sample that travels with a model. Raises what `cli` raises."""
     from classifier import cli
     from router.settings import load_settings
 
@@ -132,23 +132,37 @@ def calibrate_threshold(
     prices = {**_listed(settings), **given_prices(price)}
     if target is None and premium_share is None:
         target = settings.policy.quality_target_ratio
-    root = None if model is not None else settings.classifier.registry_dir
-    try:
-        found = cli.calibrate_threshold(
-            model=model,
-            registry_root=root,
-            prices=prices,
-            quality_target_ratio=target,
-            premium_share=premium_share,
-            confidence_ratio=confidence,
-        )
-    except cli.UsageError as error:
-        raise typer.BadParameter(str(error)) from error
-    except cli.LearningError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
+    found = cli.calibrate_threshold(
+        model=model,
+        registry_root=None if model is not None else settings.classifier.registry_dir,
+        prices=prices,
+        quality_target_ratio=target,
+        premium_share=premium_share,
+        confidence_ratio=confidence,
+    )
     shown = {t: {"input": p.input_usd_per_mtok, "output": p.output_usd_per_mtok} for t, p in sorted(prices.items())}
     write_json({**found, "usd_per_mtok": shown})
+
+
+def what_it_keeps(settings: Settings, model: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """What the configured quality target costs with this model at the prices in force, and a warning where it is not
+    shown to be kept: then the dearest setting is used. (`None`, none) where nothing can be said."""
+    from classifier import cli
+
+    try:
+        dial = cli.calibrate_threshold(
+            model=model,
+            prices=_listed(settings),
+            quality_target_ratio=settings.policy.quality_target_ratio,
+            confidence_ratio=settings.classifier.confidence_ratio,
+        )
+    except (cli.UsageError, cli.LearningError):
+        return None, []
+    if dial["certified"]:
+        return dial, []
+    return dial, [
+        f"with this model about {dial['cost_ratio']:.0%} of what always the best tier costs: {dial['statement']}"
+    ]
 
 
 def _listed(settings: Settings) -> dict[str, TokenPrices]:

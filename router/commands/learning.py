@@ -133,21 +133,24 @@ def promote(
 ) -> None:
     """Make a model the current one if it is better than that on rows neither has seen."""
     from classifier import cli
+    from router.commands.labels import what_it_keeps
+    from router.settings import load_settings
 
     if canary is not None and not 0.0 < canary < 1.0:
         raise typer.BadParameter(f"{canary:g} is no share; write --canary 0.05 for one session in twenty")
-    root = _registry_root(config)
+    settings = load_settings(config, serving=False)
     with _exit_codes(), steps() as progress:
         told = cli.promote(
             folder,
-            registry_root=root,
+            registry_root=settings.classifier.registry_dir,
             now_utc=datetime.now(UTC),
             labels=labels,
             force=force,
             canary_share=canary,
             progress=progress,
         )
-    write_json(told)
+    kept, warnings = what_it_keeps(settings, folder)
+    write_json(told | {"quality_target": kept, "warnings": [*told["warnings"], *warnings]})
 
 
 def rollback(config: ConfigOption = None) -> None:
@@ -210,9 +213,10 @@ def calibrate_threshold(
     """What a unit of missing quality must cost (nu) to keep a target at today's prices, and how sure that is."""
     from router.commands import labels
 
-    labels.calibrate_threshold(
-        config, model, target=target, premium_share=premium_share, confidence=confidence, price=price or []
-    )
+    with _exit_codes():
+        labels.calibrate_threshold(
+            config, model, target=target, premium_share=premium_share, confidence=confidence, price=price or []
+        )
 
 
 def _registry_root(config: Path | None) -> Path:

@@ -64,7 +64,14 @@ def test_nu_for_a_target_comes_with_kept_quality_cost_and_confidence(run: Run, c
     assert json.loads(stdout)["nu_usd"] == pytest.approx(10 * found["nu_usd"])
     code, stdout, _ = run(*asked, "--premium-share", 0.25)
     assert code == 0 and json.loads(stdout)["premium_share"] == 0.25
-    assert run("promote", model, "--force", "--config", config)[0] == 0
+    code, stdout, _ = run("promote", model, "--force", "--config", config)
+    told = json.loads(stdout)
+    assert code == 0 and told["quality_target"]["target_ratio"] == 0.95 and told["quality_target"]["certified"]
+    assert run("rollback", "--config", config)[0] == 0
+    strict = tmp_path / "strict.yaml"
+    strict.write_text(config.read_text() + "policy: {quality_target_ratio: 1.0}\n")
+    told = json.loads(run("promote", model, "--force", "--config", strict)[1])
+    assert "do not show, with confidence 90%, that 100.0%" in told["warnings"][-1], "what it will cost is told at once"
     code, stdout, _ = run("calibrate-threshold", "--config", config, "--target", 0.8, "--price", "cheap=0.1/0.5")
     assert code == 0 and json.loads(stdout)["nu_usd"] == found["nu_usd"], "the promoted model is the default"
     for wrong in (("--target", 2), ("--price", "cheap"), ("--price", "cheap=1"), ("--price", "cheap=-1/2")):

@@ -16,6 +16,7 @@ from classifier import cli, registry
 from classifier.calibrate import TokenPrices
 from classifier.datamodels import LoggedOutcome
 from classifier.labels import combine
+from classifier.rows import parse_row
 from tests.learning_data import TIERS, rows, write
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -147,6 +148,18 @@ def test_training_and_evaluating_tell_their_steps_and_leave_the_other_cores_alon
     assert "fitting, part 2 of 6: 96 rows" in steps and "scoring 60 prompts" in steps
     shares = [share for step, share in told if share is not None and not step.startswith("scoring")]
     assert shares == sorted(shares) and shares[0] == 0.0 and shares[-1] < 1.0
+
+
+def test_a_model_that_would_not_go_by_what_it_learned_says_so(tmp_path: Path) -> None:
+    made = rows(400, seed=4)
+    for i, r in enumerate(made):
+        kind = "poem" if i % 2 else "proof"
+        r["messages"][0]["content"] = f"Write a {kind} number {i} in four lines about rivers and gardens, please."
+    told = cli.train(write(tmp_path / "pattern.jsonl", made), tmp_path / "m", now_utc=NOW, with_card=False)
+    own = [registry.load_scorer(tmp_path / "m").score(parse_row(r).features).novelty_ratio for r in made]
+    assert any("takes its own training prompts for novel" in w for w in told["warnings"]) == (np.mean(own) > 0.3)
+    varied = cli.train(write(tmp_path / "l.jsonl", rows(120)), tmp_path / "v", now_utc=NOW, with_card=False)
+    assert not any("for novel" in w for w in varied["warnings"])
 
 
 def test_pure_noise_gives_a_model_that_claims_nothing(tmp_path: Path) -> None:

@@ -49,6 +49,20 @@ def test_perfect_probabilities_have_only_the_error_of_chance() -> None:
     )
 
 
+def test_weights_count_rows_as_often_as_they_stand_for() -> None:
+    rng = np.random.default_rng(4)
+    p = rng.random(4_000)
+    outcome = (rng.random(4_000) < p**2).astype(float)
+    twice = rng.random(4_000) < 0.5
+    weight = np.where(twice, 2.0, 1.0)
+    again = np.concatenate([p, p[twice]]), np.concatenate([outcome, outcome[twice]])
+    assert metrics.brier(p, outcome, weight=weight) == pytest.approx(metrics.brier(*again))
+    assert metrics.ece(p, outcome, weight=weight) == pytest.approx(metrics.ece(*again), abs=0.003)
+    assert metrics.ece(p, outcome, weight=np.ones(4_000)) == pytest.approx(metrics.ece(p, outcome), abs=1e-9)
+    predicted, observed, error = metrics.reliability(p, outcome, 5, weight=weight)
+    assert np.abs(observed - predicted**2).max() < 0.06 and (error > 0.0).all() and len(error) == 5
+
+
 def test_the_hull_is_what_mixing_can_reach() -> None:
     hull = metrics.upper_hull([(0.0, 0.2), (1.0, 0.3), (2.0, 1.0), (3.0, 0.9)])
     assert hull.cost.tolist() == [0.0, 2.0]

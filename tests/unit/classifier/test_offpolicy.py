@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from classifier.datamodels import LabelledExample
+from classifier.evaluate import calibration, collect, report
 from classifier.offpolicy import NoOverlap, check_overlap, inverse_weights, policy_value, pseudo_outcomes, tier_quality
 from classifier.pipeline import TierModel
+from classifier.report import markdown
 from classifier.rows import parse_row
 from classifier.train import as_matrix
 from tests.learning_data import SUBJECTS, rows, truth
@@ -66,6 +68,23 @@ def test_the_value_of_another_policy_is_estimated() -> None:
     guess = np.array([[0.6, 0.9]] * len(examples))
     low, high = policy_value(examples, TIERS, guess, chosen).interval(2.6)
     assert low <= np.mean([truth(s)["local"] for s in subjects]) <= high
+
+
+def test_a_calibrated_model_looks_calibrated_on_a_partial_log_too() -> None:
+    """By what was judged, weighed; single doubly robust outcomes lie far outside 0..1 and tell nothing."""
+    examples, subjects = logged(3_000, exploration=0.1, seed=6)
+    p = np.array([[truth(s)[t] for t in TIERS] for s in subjects])
+    data = collect(examples, TIERS, p, np.zeros(len(p)))
+    assert data.partial and data.outcomes.max() > 2.0
+    found = calibration(data, np.arange(len(p)), rng=np.random.default_rng(0))
+    for tier in TIERS:
+        assert found[tier]["ece"] < found[tier]["ece_if_perfect"] + 0.03
+        assert 0.0 < found[tier]["brier"] <= found[tier]["brier_of_mean"] <= 0.25
+    wrong = collect(examples, TIERS, np.clip(p - 0.25, 0.0, 1.0), np.zeros(len(p)))
+    worse = calibration(wrong, np.arange(len(p)), rng=np.random.default_rng(0))
+    assert all(worse[t]["ece"] > worse[t]["ece_if_perfect"] + 0.1 for t in TIERS)
+    whole = report(data, draws=5)
+    assert whole["pooled"]["baselines"]["oracle"] is None and "nobody knows the best answer" in markdown(whole)
 
 
 def test_a_retrained_model_is_right_on_prompts_the_old_policy_kept_from_the_tier() -> None:

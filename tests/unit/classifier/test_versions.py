@@ -89,6 +89,23 @@ def test_a_forced_canary_is_recorded_and_its_end_too(books: Registry, tmp_path: 
     assert (second["version"], second["forced"]) == (SHIPPED, False)
 
 
+def test_a_version_that_was_damaged_in_the_registry_is_cured_by_promoting_it_again(
+    books: Registry, version: Callable[[str], str], tmp_path: Path
+) -> None:
+    version("A")
+    with pytest.raises(cli.LearningError, match="in force already"):
+        cli.promote(tmp_path / "A", registry_root=books.root, now_utc=NOW, force=True)
+    for name in (registry.SERVING, registry.MANIFEST):
+        spoil(books.root / A / name)
+        assert cli.promote(tmp_path / "A", registry_root=books.root, now_utc=NOW, force=True)["version"] == A
+        assert registry.load_scorer(books.root / A).version == A
+    other = copy_of_shipped(tmp_path / "other", letter="A")
+    (other / registry.CALIBRATION).write_text('{"tiers": ["local"], "rows": []}')
+    edit_manifest(other, files=registry.file_hashes(other))
+    with pytest.raises(ModelRefused, match=r"already in .* with other files"):
+        books.promote(other, now_utc=NOW, reason="")
+
+
 def test_what_else_lies_in_a_model_folder_is_not_taken_along(books: Registry, tmp_path: Path) -> None:
     folder = copy_of_shipped(tmp_path / "A", letter="A")
     (folder / "notes.txt").write_text("mine")
