@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from router.api.error_responses import error_response
+from router.api.one_write import OneWrite
 from router.errors import BadRequest, HeadTooLarge, HeadTooSlow, RouterError
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
 
 MAX_HEAD_BYTES = 2 * 1024 * 1024
 HEAD_TIMEOUT_S = 30.0
@@ -38,6 +43,7 @@ class BoundedHttp(HttpToolsProtocol):
     _in_head = True
     _head_bytes = 0
     _head_since_s: float | None = None
+    _idle_since_s: float | None = None
     _refused = False
     _timer: asyncio.TimerHandle | None = None
     _unread_timer: asyncio.TimerHandle | None = None
@@ -87,28 +93,48 @@ class BoundedHttp(HttpToolsProtocol):
         """The first byte of a request."""
         self._asked = True
         self._head_since_s = self.loop.time()
+        self._idle_since_s = None
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """A head has come to its end."""
         self._in_head = False
         self._head_bytes = 0
+        self._idle_since_s = None
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """And its body too: what is idle from here on is uvicorn's to close."""
+        """And its body too."""
         self._in_head = True
         self._head_since_s = None
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """All has been written. As uvicorn has it, but that connections in no use wait for a timer that is there."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle_since_s = self.loop.time()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        send = OneWrite(cycle).send
+        super()._start_asgi_task(cycle, lambda scope, receive, _: app(scope, receive, send))
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
         """What uvicorn answers to bytes that are no HTTP."""
         self._refuse(BadRequest("the request is not valid HTTP/1.1"))
 
     def _look(self) -> None:
-        """Now and then: is a head overdue?"""
-        since_s = self._head_since_s
-        overdue = self._in_head and since_s is not None and self.loop.time() - since_s >= self.head_timeout_s
+        """Now and then: is a head overdue, or has nothing been asked for long?"""
+        now_s, since_s, idle_since_s = self.loop.time(), self._head_since_s, self._idle_since_s
+        if idle_since_s is not None and now_s - idle_since_s >= self.timeout_keep_alive:
+            self.transport.close()
+            return
+        overdue = self._in_head and since_s is not None and now_s - since_s >= self.head_timeout_s
         if overdue and not self._asked:  # nobody has asked anything, so there is nothing to answer
             self.transport.close()
         elif overdue:
