@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from router.stores.rows import ATTEMPT_COLUMNS, JUDGEMENT_COLUMNS, OPEN_COLUMNS, REQUEST_COLUMNS
+
+# Rows per statement: some, so that each is done in a fraction of a millisecond (see `database._give_way`).
+SMALL_ROWS, LARGE_ROWS = 32, 8
 
 
 def _names(columns: tuple[str, ...]) -> str:
@@ -28,19 +31,19 @@ class Rows:
     more than the row. Only two sizes, so that the driver keeps both prepared.
     """
 
-    GROUP = 32
-
-    def __init__(self, one: str, group: str) -> None:
+    def __init__(self, one: str, group: str, size: int) -> None:
         self.one = one
         self.group = group
+        self.size = size
 
-    def write(self, cursor: Any, rows: Sequence[tuple[Any, ...]]) -> int:
-        """Run it for all `rows`; how many were affected."""
-        affected = 0
-        whole = len(rows) - len(rows) % self.GROUP
-        for start in range(0, whole, self.GROUP):
-            cursor.execute(self.group, [value for row in rows[start : start + self.GROUP] for value in row])
+    def write(self, cursor: Any, rows: Sequence[tuple[Any, ...]], give_way: Callable[[], None] = lambda: None) -> int:
+        """Run it for all `rows`; how many were affected. Calls `give_way` between two groups."""
+        affected, size = 0, self.size
+        whole = len(rows) - len(rows) % size
+        for start in range(0, whole, size):
+            cursor.execute(self.group, [value for row in rows[start : start + size] for value in row])
             affected += cursor.rowcount
+            give_way()
         if whole < len(rows):
             cursor.executemany(self.one, rows[whole:])
             affected += cursor.rowcount
@@ -66,10 +69,11 @@ class Statements:
         )
         self.closed = Rows(
             say("DELETE FROM open_attempt WHERE request_id = ?"),
-            say(f"DELETE FROM open_attempt WHERE request_id IN ({_marks(Rows.GROUP)})"),  # noqa: S608
+            say(f"DELETE FROM open_attempt WHERE request_id IN ({_marks(SMALL_ROWS)})"),  # noqa: S608
+            SMALL_ROWS,
         )
-        self.attempt = self._rows("attempt", ATTEMPT_COLUMNS, "(request_id, number) DO NOTHING")
-        self.request = self._rows("request", REQUEST_COLUMNS, "(request_id) DO NOTHING")
+        self.attempt = self._rows("attempt", ATTEMPT_COLUMNS, "(request_id, number) DO NOTHING", SMALL_ROWS)
+        self.request = self._rows("request", REQUEST_COLUMNS, "(request_id) DO NOTHING", LARGE_ROWS)
         self.world = say(_insert("world", ("world_hash", "body"), "(world_hash) DO NOTHING"))
         self.forget_request = say("DELETE FROM request WHERE request_id = ? AND resolved = 1")
         self.forget_attempts = say("DELETE FROM attempt WHERE request_id = ? AND state = 'lost'")
@@ -87,9 +91,9 @@ class Statements:
         self.owned = say("SELECT 1 FROM request WHERE request_id = ? AND (? OR tenant = ?)")
         self.look = "SELECT request_id FROM request LIMIT 1"
 
-    def _rows(self, table: str, columns: tuple[str, ...], on_conflict: str) -> Rows:
-        one, group = (_insert(table, columns, on_conflict, rows) for rows in (1, Rows.GROUP))
-        return Rows(self._say(one), self._say(group))
+    def _rows(self, table: str, columns: tuple[str, ...], on_conflict: str, size: int) -> Rows:
+        one, group = (_insert(table, columns, on_conflict, rows) for rows in (1, size))
+        return Rows(self._say(one), self._say(group), size)
 
     def booked(self, count: int) -> str:
         """Which of `count` ids are booked, and whether by crash recovery."""

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from router.core.attempts import RoutingRecord
 from router.core.request import TokenUsage
 from router.core.vocabulary import Flag, Outcome, Tier
-from router.stores.events import Opened, Reserved, Settled
+from router.stores.events import Opened, Released, Reserved, Settled
 from router.stores.rows import (
     ATTEMPT_COLUMNS,
+    EVENTS_AT_ONCE,
     OPEN_COLUMNS,
     REQUEST_COLUMNS,
     Worlds,
@@ -114,3 +115,12 @@ def test_a_moment_is_the_same_in_every_time_zone() -> None:
 )
 def test_text_no_database_can_keep_is_mended(text: str | None, kept: str | None) -> None:
     assert storable(text) == kept
+
+
+def test_a_large_batch_gives_way_now_and_then_and_a_small_one_does_not() -> None:
+    def pauses(events: int) -> int:
+        given: list[int] = []
+        batch_of([Released(f"r{i}", "t") for i in range(events)], Worlds(), lambda: given.append(1))
+        return len(given)
+
+    assert [pauses(EVENTS_AT_ONCE - 1), pauses(EVENTS_AT_ONCE), pauses(5 * EVENTS_AT_ONCE)] == [0, 1, 5]
