@@ -2,7 +2,7 @@
 
     reserve ── copy a line into a mapped file ──► promised: the kernel has it, whatever becomes of us
             └─ the same event goes to the database beside the request, with the next group
-    a file is removed once the database, or the spool, holds all that it tells
+    a file is wiped and used again, or removed, once the database, or the spool, holds all that it tells
 
 A mapped file because a `write` gives up the interpreter lock: while the committer works the loop would wait for it
 with every reservation. Its space is taken when it is made, so that a full disk is an error there and no fault later.
@@ -42,6 +42,11 @@ class _Segment:
         self.outstanding = 0
         self.closed = False
 
+    def wipe(self) -> None:
+        """As it was when it was made."""
+        self.room[: self.end] = bytes(self.end)
+        self.end, self.closed = 0, False
+
 
 class Journal:
     """`append` is the loop's, `release` may be called from any thread."""
@@ -52,6 +57,8 @@ class Journal:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._active: _Segment | None = None
+        self._spare: _Segment | None = None
+        self._closed = False
         self._count = 0
         self._bytes = 0
 
@@ -73,8 +80,16 @@ class Journal:
             return Entry(event, None, at_s, segment=segment)
 
     def _begin(self, line_bytes: int) -> _Segment:
-        if self._active is not None:
-            self._end(self._active)
+        active = self._active
+        if active is not None:
+            if active.outstanding == 0 and line_bytes <= len(active.room):
+                active.wipe()
+                return active
+            self._end(active)
+        spare = self._spare
+        if spare is not None and line_bytes <= len(spare.room):
+            self._spare, self._active = None, spare
+            return spare
         size = max(line_bytes, self._segment_bytes)
         if self._bytes + size > self._max_bytes:
             raise JournalFull(f"the journal would grow past {self._max_bytes} bytes")
@@ -99,14 +114,19 @@ class Journal:
         """No more lines for this one."""
         self._active = None
         segment.closed = True
-        self._remove_if_done(segment)
+        if segment.outstanding == 0:
+            self._clear(segment)
 
-    def _remove_if_done(self, segment: _Segment) -> None:
-        if segment.closed and segment.outstanding == 0:
-            self._bytes -= len(segment.room)
-            segment.room.close()
-            with contextlib.suppress(OSError):
-                segment.path.unlink()
+    def _clear(self, segment: _Segment) -> None:
+        """All that it tells is elsewhere: one such file is kept, since making one takes longer than a reservation."""
+        if self._spare is None and not self._closed and len(segment.room) == self._segment_bytes:
+            segment.wipe()
+            self._spare = segment
+            return
+        self._bytes -= len(segment.room)
+        segment.room.close()
+        with contextlib.suppress(OSError):
+            segment.path.unlink()
 
     def release(self, entries: Iterable[Entry]) -> None:
         """These are durable elsewhere. Telling it twice of one changes nothing."""
@@ -118,10 +138,14 @@ class Journal:
                 segment, entry.segment = entry.segment, None
                 if isinstance(segment, _Segment):
                     segment.outstanding -= 1
-                    self._remove_if_done(segment)
+                    if segment.closed and segment.outstanding == 0:
+                        self._clear(segment)
 
     def close(self) -> None:
         """Let go of the file; it stays for the next start if it tells of something that is nowhere else."""
         with self._lock:
-            if self._active is not None:
-                self._end(self._active)
+            self._closed = True
+            for segment in (self._active, self._spare):
+                if segment is not None:
+                    self._end(segment)
+            self._spare = None

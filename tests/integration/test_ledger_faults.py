@@ -157,7 +157,7 @@ async def test_the_journal_keeps_only_what_is_nowhere_else(tmp_path: Path) -> No
             await asyncio.gather(*(serve(b.ledger, f"r{turn}-{i}") for i in range(100)))
             await b.ledger.flush()
         assert b.totals() == (3000, 3000 * 250, 0)
-        assert len(b.journal_files()) == 1
+        assert len(b.journal_files()) <= 2  # the one in use, and one to be used next
     assert not (tmp_path / "data" / FOLDER).exists() or list((tmp_path / "data" / FOLDER).iterdir()) == []
 
 
