@@ -106,7 +106,15 @@ def test_an_endless_rate_still_rounds_like_the_exact_ratio(work_ns, cents_per_ho
 
 def test_a_tie_under_an_endless_rate_goes_to_the_even_side():
     rate = standard_rate(Decimal("2.50"), Decimal(1))
-    assert [work_cost_nanousd(rate, ns) for ns in (720, 2160, 3600)] == [0, 2, 2]
+    assert [work_cost_nanousd(rate, ns) for ns in (720, 2160, 3600, 13_680)] == [0, 2, 2, 10]
+
+
+@pytest.mark.parametrize(
+    ("usd_per_hour", "kappa", "work_ns", "nanousd"),
+    [("0.60", "1", 3_000, 0), ("7", "1", 1_800, 4), ("3.10", "0.7", 63_000, 78), ("0.60", "0.85", 38_250, 8)],
+)
+def test_a_tie_that_the_rates_last_digit_would_break_goes_to_the_even_side(usd_per_hour, kappa, work_ns, nanousd):
+    assert work_cost_nanousd(standard_rate(Decimal(usd_per_hour), Decimal(kappa)), work_ns) == nanousd
 
 
 @pytest.mark.parametrize(("usd", "kappa"), [("-1", "1"), ("1", "0"), ("1", "1.01"), ("NaN", "1")])

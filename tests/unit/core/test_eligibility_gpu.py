@@ -32,6 +32,7 @@ def test_full_utilisation_and_memory_alone_keep_nothing_out() -> None:
     ("reading", "age_s", "rejected"),
     [
         (0.79, 0.5, []),
+        (0.80, 0.5, []),
         (0.81, 0.5, [Reject.GPU_SHARED_CAP]),
         (None, 0.5, [Reject.METRICS_STALE]),
         (0.10, 10.0, [Reject.METRICS_STALE]),

@@ -102,6 +102,13 @@ def test_the_cost_cap_covers_all_attempts_together():
     assert len(play(steps, ended(Outcome.BROKEN, cost_nanousd=50))) == 2
 
 
+def test_the_cost_cap_counts_every_attempt_before():
+    costly = ended(Outcome.BROKEN, cost_nanousd=30)
+    for cap, calls in ((119, 2), (120, 3)):  # two have cost 60, and a third may cost 60
+        steps = attempts(decision(*ALL, reserve=60), now_s=0.0, deadline_at_s=9.0, cap_nanousd=cap)
+        assert len(play(steps, costly, costly)) == calls
+
+
 failures = st.sampled_from([o for o in Outcome if o is not Outcome.OK])
 
 

@@ -158,3 +158,9 @@ def test_whatever_happens_the_ratio_is_a_ratio_and_the_target_is_asked_again_som
         assert 0.0 <= health.failure_ratio <= 1.0
         assert (health.state is CircuitState.HALF_OPEN) == health.probe_in_flight
         assert not is_open(health, now_s + CREDENTIALS_COOL_DOWN_S)
+
+
+def test_a_probe_that_is_told_to_wait_waits_that_long_and_no_longer():
+    probing = begin_probe(opened(), COOL_DOWN_S)
+    told = after(probing, Outcome.RATE_LIMITED, COOL_DOWN_S + 1.0, retry_after_s=2.0)
+    assert (told.state, told.probe_in_flight, told.open_until_at_s) == (CircuitState.OPEN, False, COOL_DOWN_S + 3.0)

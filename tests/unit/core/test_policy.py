@@ -315,7 +315,7 @@ def test_a_tight_engine_keeps_its_room_for_requests_worth_more():
 
 @pytest.mark.parametrize(("u", "expected"), [(0.0, 0.0), (0.9, 0.0), (0.95, 5.0), (1.0, 10.0), (2.0, 10.0)])
 def test_the_congestion_price_is_a_quantile_of_what_others_would_pay(u: float, expected: float):
-    assert congestion_usd_per_gpu_s(u, (0.0, 5.0, 10.0), 0.9) == pytest.approx(expected)
+    assert congestion_usd_per_gpu_s(u, (2.0, 5.0, 10.0), 0.9) == pytest.approx(expected)
 
 
 def test_any_change_of_input_changes_the_hash():

@@ -209,3 +209,13 @@ def test_no_split_of_a_request_costs_more_than_all_of_it_as_output(i, o, tokens,
     r = row(tier(0, i, o))
     costs = [estimate_usd(r, tokens - out, out) for out in range(0, tokens + 1, 50)]
     assert max(costs) == Decimal(at_most)
+
+
+@given(prices, prices, prices, prices, counts, counts, counts)
+def test_what_is_reserved_is_what_the_same_call_would_be_booked_at(i, c, o, fee, input_tokens, cached, output):
+    priced = row(tier(0, str(i), str(o), str(c)), fee=str(fee))
+    cached = min(cached, input_tokens)
+    booked = cost_nanousd(priced, TokenUsage(input_tokens, output, cached))
+    assert estimate_nanousd(priced, input_tokens, output, cached) == booked
+    exact = estimate_usd(priced, input_tokens, output, cached) * 10**9
+    assert exact.quantize(Decimal(1), rounding=ROUND_HALF_EVEN) == booked
