@@ -17,6 +17,7 @@ from router.core.attempts import Charge
 from router.core.periods import GRACE_US, HOUR_US
 from router.stores.engines import read_engine
 from router.stores.events import Settled
+from router.stores.periods import rates_of
 from router.stores.rows import to_us
 from router.stores.schema import asset_on, attempt
 from router.stores.sql import SqlLedger
@@ -91,6 +92,14 @@ def test_an_engine_that_is_counted_while_it_runs_is_billed_for_that_and_idle_hou
     books.close()
 
 
+def test_an_hour_that_was_off_is_a_period_where_work_is_booked_in_it(url: str) -> None:
+    books = Books(url, terms=COUNTED)  # its on-time was never told: what it sold stands there all the same
+    books.settle("a", local(1_000, H0 + 65 * MINUTE_US))
+    books.advance(H0 + 3 * HOUR_US + GRACE_US)
+    assert books.hours() == [(60, 0, 1_000, -1_000)]
+    books.close()
+
+
 def test_work_over_the_boundary_is_booked_where_it_was_done_and_once(books: Books) -> None:
     books.store.note_progress([note("a", 400)], H0 + HOUR_US - 1)
     books.store.note_progress([note("a", 900)], H0 + 2 * HOUR_US - 1)
@@ -160,6 +169,16 @@ def test_a_new_rate_splits_the_hour_in_which_the_gateway_was_restarted_with_it(b
         (0, 625_000_000, 10, 624_999_990),
         (15, 3_000_000_000, 20, 2_999_999_980),
     ]
+
+
+def test_a_new_rate_is_not_put_into_closed_hours_by_a_clock_that_was_set_back(books: Books) -> None:
+    books.advance(H0 + 2 * HOUR_US + GRACE_US)
+    closed = books.hours()
+    books.restart(after_us=-(HOUR_US + GRACE_US), terms=replace(RENTED, usd_per_hour=Decimal(4), version="rented-4"))
+    with read_engine(books.url).connect() as connection:
+        assert [rate.from_us for rate in rates_of(connection, GPU)] == [H0, H0 + 2 * HOUR_US]
+    books.advance(H0 + 3 * HOUR_US + GRACE_US)
+    assert books.hours() == [*closed, (120, 4_000_000_000, 0, 4_000_000_000)]
 
 
 def test_hardware_that_left_the_config_is_off_and_its_last_hour_is_closed(books: Books) -> None:
