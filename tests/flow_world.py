@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import types
-from collections.abc import Coroutine, Generator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -88,12 +88,13 @@ class StrictBudgets(BudgetBook):
 
 @dataclass
 class Host:
-    """A scripted provider whose calls stand in the journal; a step that is an Exception of another kind is raised."""
+    """A scripted provider whose calls stand in the journal; `bug` is raised by each, `on_call` may look around."""
 
     name: str
     script: ScriptedProvider
     journal: list[str]
     bug: Exception | None = None
+    on_call: Callable[[], object] = lambda: None
 
     async def complete(self, call: ProviderCall) -> PlainReply:
         self._note()
@@ -107,6 +108,7 @@ class Host:
 
     def _note(self) -> None:
         self.journal.append(f"call {self.name}")
+        self.on_call()
         if self.bug is not None:
             raise self.bug
 

@@ -221,6 +221,30 @@ def test_a_fallback_that_the_budget_cannot_pay_is_not_made() -> None:
     world.check()
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_while_a_further_call_is_made_what_was_spent_is_held_besides_what_it_may_cost(stream: bool) -> None:
+    world = World({Tier.LOCAL: fails(DOWN), Tier.CHEAP: fails(SLOW), Tier.PREMIUM: [Say("Red.")]}, score=EASY)
+    held: list[int] = []
+    world.hosts[BIG.name].on_call = lambda: held.append(world.budgets.reserved_nanousd)
+    world.ask(stream=stream)
+    spent = world.record.attempts[1].charge.amount_nanousd
+    assert (world.record.attempts[1].tier, spent > 0) == (Tier.CHEAP, True)
+    assert world.record.decision is not None
+    assert held == [spent + world.record.decision.alternative(BIG.name).reserve_nanousd]
+    world.check()
+
+
+def test_a_stream_that_ends_in_the_queue_of_our_engine_has_used_nothing_and_a_plain_call_may_have() -> None:
+    used = {}
+    for stream in (False, True):
+        world = World({Tier.LOCAL: fails(SLOW), Tier.CHEAP: [Say("Red.")]}, score=EASY)
+        world.ask(stream=stream)
+        first = world.record.attempts[0]
+        used[stream] = (first.tier, first.usage is None, first.charge.amount_nanousd > 0)
+        world.check()
+    assert used == {True: (Tier.LOCAL, True, False), False: (Tier.LOCAL, False, True)}
+
+
 def test_a_scorer_that_fails_is_replaced_by_the_heuristic_and_the_record_says_so() -> None:
     world = World({tier: [Say("Red.")] for tier in Tier})
     world.state.judged.swap(replace(world.state.judged.current, scorer=BrokenScorer()))
