@@ -143,9 +143,15 @@ def test_a_burst_over_the_edge_of_a_minute_is_no_way_round_the_limit():
 def test_a_clock_that_steps_back_gives_no_room():
     clock = FakeClock(1000.0)
     of = limiter(clock, requests_per_min=2)
-    used_up(of, 2)
+    used_up(of, 1)
     clock.t_s = 500.0
+    used_up(of, 1)
     refusal(of)
+    clock.t_s = 1000.0
+    refusal(of)
+    (standing,) = of.standings()
+    assert standing.reset_s is not None
+    assert standing.reset_s > 60.0
 
 
 def test_the_error_names_the_limit_its_value_and_the_cure():
