@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -116,3 +117,20 @@ def test_a_state_without_variances_reserves_as_it_did() -> None:
     limits = EngineLimits(max_num_seqs=8, kv_tokens=100_000, context_window_tokens=100_000)
     fit = tightness(state, FAST, limits, SloTargets(), prompt_tokens=500, expected_output_tokens=500, now_s=0.0)
     assert fit.u == pytest.approx(91_000 / 95_000)
+
+
+@given(st.integers(1, 200), st.integers(0, 3_000), st.integers(10, 2_000), st.floats(0.05, 0.57))
+def test_the_peak_is_the_greatest_value_of_what_is_occupied_over_time(
+    n: int, held_each: int, left_each: int, sigma_ratio: float
+) -> None:
+    sigma = sigma_ratio * left_each
+    half = math.sqrt(3.0) * sigma  # of an even spread with that standard deviation
+    first, last = left_each - half, left_each + half
+
+    def occupied(tau: float) -> float:
+        still = 1.0 if tau <= first else (last - tau) / (last - first)
+        return n * still * (held_each + tau)
+
+    greatest = max(occupied(first + (last - first) * i / 300) for i in range(301))
+    found = peak_tokens(n, n * held_each, n * (held_each + left_each), n * sigma * sigma, 0.0)
+    assert found == pytest.approx(min(greatest, n * (held_each + left_each)), rel=1e-4)

@@ -191,3 +191,17 @@ def test_what_others_have_in_the_engine_adds_to_ours_where_the_factor_says_less(
     assert look(seen) == look(together)
     assert look(seen, max_num_seqs=15).u == look(together, max_num_seqs=15).u >= 1.0
     assert look(replace(seen, unseen_factor=100.0)) == look(replace(ours, unseen_factor=100.0))
+
+
+def test_load_by_others_holds_as_much_of_the_kv_cache_for_each_of_our_tokens() -> None:
+    ours = InflightState(n=2, context_tokens=500, streaming=2, reserved_tokens=40_000)
+    for factor, needed in ((1.0, 41_200), (1.5, 61_200), (2.0, 81_200)):
+        found = look(replace(ours, unseen_factor=factor))
+        assert found.binding is Binding.KV
+        assert found.u == pytest.approx(needed / 95_000)
+
+
+def test_prompts_that_others_wait_for_are_read_before_ours_where_our_own_backlog_is_known() -> None:
+    ours = InflightState(n=1, streaming=1, context_tokens=10, backlog_done_at_s=0.0, lag_s=-5.0)
+    seen = replace(ours, others_n=4, others_waiting_prompt_tokens=5000)
+    assert look(seen).ttft_s == pytest.approx(look(ours).ttft_s + 5000 * ROUND.c_prefill_s)
