@@ -273,7 +273,7 @@ def _flags_of(best: Option | None, facts: RequestFacts, snapshot: Snapshot) -> l
     row = snapshot.prices.get(best.candidate.name)
     if row is not None:
         flags += row.flags
-        if facts.estimate.input_tokens >= row.tiers[-1].from_input_tokens > 0:
+        if len(row.tiers) > 1 and facts.estimate.input_tokens >= row.tiers[1].from_input_tokens:
             flags.append(Flag.TIER_CLIFF)
     engine = snapshot.engines.get(best.candidate.name)
     if engine is not None:

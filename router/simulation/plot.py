@@ -20,6 +20,12 @@ _BAR = (_WIDTH - _LABELS - _GAP - 130) / 2
 _LOCAL, _API, _MISS, _INK, _GRID = "#2a9d8f", "#e9c46a", "#c1121f", "#22303c", "#dfe5ea"
 _COLOURS = ("#2a9d8f", "#264653", "#e76f51", "#e9c46a", "#8d5a97", "#6c757d", "#457b9d", "#bc6c25")
 _BUCKETS = 160
+_UNITS = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"))
+_TIME_STEPS_S = (
+    *(1.0, 2.0, 5.0, 10.0, 15.0, 30.0),
+    *(60.0 * minutes for minutes in (1, 2, 5, 10, 15, 30)),
+    *(3_600.0 * hours for hours in (1, 2, 3, 6, 12, 24)),
+)
 
 
 def svg(results: Sequence[Result], *, title: str, slo: SloTargets) -> str:
@@ -68,16 +74,18 @@ def _over_time(result: Result, slo: SloTargets, *, top: float) -> list[str]:
     span_s = max(result.played.duration_s, 1e-9)
     counts = _counts(stays, slo, span_s)
     bucket_s = span_s / _BUCKETS
-    most = max((sum(column) for column in counts), default=0) / bucket_s
-    most = max(most, 1e-9)
+    peak = max((sum(column) for column in counts), default=0) / bucket_s
+    rate_step = round_step(peak / 4)
+    lines = max(1, math.ceil(peak / rate_step))
+    most = lines * rate_step
     parts = [
         _text(24, top, f"where {result.row.policy} sends the traffic, requests a second", weight="600"),
         *_legend((("local", _LOCAL), ("local, promise broken", _MISS), ("API", _API)), top + 22),
     ]
     base = top + 40 + height
-    for tick in range(5):
-        y = base - height * tick / 4
-        parts += [_line(left, y, left + wide, y), _text(left - 8, y + 4, f"{most * tick / 4:.3g}", anchor="end")]
+    for tick in range(lines + 1):
+        y = base - height * tick / lines
+        parts += [_line(left, y, left + wide, y), _text(left - 8, y + 4, f"{rate_step * tick:g}", anchor="end")]
     column_wide = wide / _BUCKETS
     for index, column in enumerate(counts):
         y = base
@@ -86,10 +94,19 @@ def _over_time(result: Result, slo: SloTargets, *, top: float) -> list[str]:
             if count:
                 y -= tall
                 parts.append(_rect(left + index * column_wide, y, column_wide, tall, colour))
-    for tick in range(6):
-        x = left + wide * tick / 5
-        parts.append(_text(x, base + 20, _clock(span_s * tick / 5), anchor="middle", colour="#5b6b79"))
+    time_step_s = next((step for step in _TIME_STEPS_S if step * 7 >= span_s), round_step(span_s / 7 / 86_400) * 86_400)
+    for tick in range(int(span_s / time_step_s) + 1):
+        x = left + wide * tick * time_step_s / span_s
+        parts.append(_text(x, base + 20, clock(tick * time_step_s, time_step_s), anchor="middle", colour="#5b6b79"))
     return parts
+
+
+def round_step(least: float) -> float:
+    """The least of 1, 2, 2.5 and 5 times a power of ten that is at least `least`."""
+    if least <= 0.0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(power * factor for factor in (1.0, 2.0, 2.5, 5.0, 10.0, 20.0) if power * factor >= least)
 
 
 def _counts(stays: Sequence[Stay], slo: SloTargets, span_s: float) -> list[list[int]]:
@@ -139,10 +156,10 @@ def _legend(entries: Sequence[tuple[str, str]], y: float) -> list[str]:
     return parts
 
 
-def _clock(seconds: float) -> str:
-    if seconds < 120.0:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200.0 else f"{seconds / 3600:.1f} h"
+def clock(seconds: float, step_s: float) -> str:
+    """A time in the unit that its axis goes by."""
+    size_s, unit = next(((size, unit) for size, unit in _UNITS if step_s >= size), _UNITS[-1])
+    return f"{seconds / size_s:g} {unit}"
 
 
 def _text(

@@ -254,7 +254,9 @@ def test_a_card_as_busy_as_its_cap_may_answer_and_of_two_budgets_the_dearer_pace
 def test_the_price_of_long_prompts_is_told_from_its_first_token_on(input_tokens: int, cliff: bool) -> None:
     row = replace(
         price("big", "2", "10"),
-        tiers=(PriceTier(0, Decimal(2), Decimal(10)), PriceTier(100_000, Decimal(4), Decimal(15))),
+        tiers=tuple(
+            PriceTier(start, Decimal(i), Decimal(o)) for start, i, o in ((0, 2, 10), (100_000, 4, 15), (300_000, 8, 30))
+        ),
     )
     world = snapshot(prices={BIG.name: row})
     d = decide(facts(estimate=TokenEstimate(input_tokens, 100, 300, "class_mean")), HARD, (BIG,), world, CFG)

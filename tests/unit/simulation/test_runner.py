@@ -18,7 +18,7 @@ from router.core.decision import PolicyConfig
 from router.core.snapshot import PriceRow, PriceTier
 from router.simulation.arrivals import gamma_bursts, poisson
 from router.simulation.capacity import slo_capacity_rps
-from router.simulation.plot import svg
+from router.simulation.plot import clock, round_step, svg
 from router.simulation.policies import RULES, CountCap, GaugePolicy, Gauges, Policy, Running, rule
 from router.simulation.product import ProductConfig, ProductPolicy
 from router.simulation.report import STABLE, Result, api_costs_usd, percentile, pooled, row_of, summary_table
@@ -256,6 +256,20 @@ def test_the_plot_is_well_formed_and_names_every_policy_with_its_figures() -> No
     texts = texts_of(svg(results(("w", "a<b"), ("w", "llmd")), title='R&D "x"', slo=SLO))
     assert {"a<b", "llmd", 'R&D "x"', "33.3", "33.33"} <= set(texts)
     assert any("where a<b sends the traffic" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("least", "step"), [(0.0, 1.0), (0.3, 0.5), (1.0, 1.0), (2.1, 2.5), (33.7, 50.0), (51.0, 100.0), (1e-9, 1e-9)]
+)
+def test_the_lines_of_a_plot_stand_at_round_figures(least: float, step: float) -> None:
+    assert round_step(least) == pytest.approx(step)
+
+
+def test_the_time_of_a_plot_is_told_in_one_unit() -> None:
+    shown = [clock(tick * 30.0, 30.0) for tick in range(6)]
+    assert shown == ["0 s", "30 s", "60 s", "90 s", "120 s", "150 s"]
+    assert [clock(tick * 1800.0, 1800.0) for tick in (0, 3, 6)] == ["0 min", "90 min", "180 min"]
+    assert clock(7200.0, 3600.0) == "2 h"
 
 
 def test_several_workloads_are_drawn_as_a_point_each() -> None:
