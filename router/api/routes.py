@@ -168,11 +168,12 @@ def add_index(routes: APIRouter) -> None:
     async def index() -> JSONResponse:
         """Every route in one line; the full description is `/openapi.json`."""
         told = [
-            {"route": f"{method} {route.path}", "does": (route.description or "").partition("\n")[0]}
+            {"route": f"{method} {route.path_format}", "does": (route.description or "").partition("\n")[0]}
             for route in routes.routes
             if isinstance(route, APIRoute) and route.include_in_schema
             for method in sorted(route.methods or ())
         ]
+        told.sort(key=lambda entry: "/chat/" not in entry["route"])  # what most people look for
         return JSONResponse({"name": "hybrid-llm-router", "version": __version__, "routes": told})
 
 

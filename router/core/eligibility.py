@@ -36,7 +36,7 @@ def why_not(
         against.append(Reject.RESIDENCY)
     if not fits_context(candidate, facts, input_tokens, cfg.context_margin_ratio):
         against.append(Reject.CONTEXT_TOO_LONG)
-    if _lacks_capability(candidate, facts):
+    if lacks_capability(candidate, facts):
         against.append(Reject.CAPABILITY_MISSING)
     health = snapshot.health.get(candidate.name)
     if health is not None and is_open(health, snapshot.now_s):
@@ -66,7 +66,8 @@ def fits_context(candidate: Candidate, facts: RequestFacts, input_tokens: int, m
     return input_tokens * (1.0 + margin_ratio) + output <= candidate.context_window_tokens
 
 
-def _lacks_capability(candidate: Candidate, facts: RequestFacts) -> bool:
+def lacks_capability(candidate: Candidate, facts: RequestFacts) -> bool:
+    """Does the request need something that the candidate does not take: tools, images, `response_format`?"""
     return (
         (facts.needs_tools and not candidate.supports_tools)
         or (facts.needs_images and not candidate.supports_images)

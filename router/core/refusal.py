@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from router.core.decision import Alternative, Candidate, Decision
-from router.core.eligibility import is_allowed
+from router.core.eligibility import fits_context, is_allowed, lacks_capability
 from router.core.request import RequestFacts
-from router.core.vocabulary import Locality, Reject
+from router.core.vocabulary import Locality, Reject, Tier
 from router.errors import BadRequest, ContextTooLong, NoRoute, OverBudget, RouterError, Saturated
 
 _WRONG_PLACE = frozenset({Reject.NOT_ALLOWED, Reject.RESIDENCY, Reject.UNCONFIGURED, Reject.PRICE_UNKNOWN})
@@ -38,9 +38,9 @@ def why_nothing(
     possible = [alt for alt in decision.alternatives if not _WRONG_PLACE & set(alt.reasons)]
     by_name = {c.name: c for c in candidates}
     if possible and all(Reject.CONTEXT_TOO_LONG in alt.reasons for alt in possible):
-        return _too_long(possible, facts, by_name)
+        return _too_long(possible, facts, candidates)
     if possible and all(Reject.CAPABILITY_MISSING in alt.reasons for alt in possible):
-        return _incapable(facts)
+        return _incapable(facts, candidates)
     if any(set(alt.reasons) <= {Reject.OVER_REQUEST_CAP} for alt in possible):
         return OverBudget(
             "Every candidate may cost more than this request's cap; raise x-router-max-cost-usd or lower max_tokens.",
@@ -68,9 +68,9 @@ def _why(alt: Alternative, candidate: Candidate) -> str:
     return ", ".join(f"{r.value} ({_IN_WORDS[r]})" if r in _IN_WORDS else r.value for r in alt.reasons)
 
 
-def _too_long(possible: Sequence[Alternative], facts: RequestFacts, by_name: dict[str, Candidate]) -> ContextTooLong:
-    windows = [by_name[alt.name] for alt in possible]
-    widest = max(windows, key=lambda c: c.context_window_tokens)
+def _too_long(possible: Sequence[Alternative], facts: RequestFacts, candidates: Sequence[Candidate]) -> ContextTooLong:
+    names = {alt.name for alt in possible}
+    widest = max((c for c in candidates if c.name in names), key=lambda c: c.context_window_tokens)
     asked, cure, param = f"about {facts.estimate.input_tokens} prompt tokens", "Shorten the prompt", "messages"
     if facts.max_output_tokens is not None:
         asked += f" plus max_tokens {facts.max_output_tokens}"
@@ -79,12 +79,13 @@ def _too_long(possible: Sequence[Alternative], facts: RequestFacts, by_name: dic
             cure, param = "Lower max_tokens", "max_tokens"
     return ContextTooLong(
         f"This request needs {asked}; the largest context window that may answer is {widest.context_window_tokens} "
-        f"tokens ({widest.name}). {cure}.",
+        f"tokens ({widest.name}). {cure}."
+        + _could_if(facts, [c for c in candidates if fits_context(c, facts, facts.estimate.input_tokens, 0.0)]),
         param=param,
     )
 
 
-def _incapable(facts: RequestFacts) -> BadRequest:
+def _incapable(facts: RequestFacts, candidates: Sequence[Candidate]) -> BadRequest:
     needs = [
         (facts.needs_images, "images or other media", "messages"),
         (facts.needs_tools, "tools", "tools"),
@@ -93,5 +94,20 @@ def _incapable(facts: RequestFacts) -> BadRequest:
     wanted = [(what, param) for needed, what, param in needs if needed]
     names = ", ".join(what for what, _ in wanted)
     return BadRequest(
-        f"No configured model that may answer supports {names}.", code="capability_missing", param=wanted[0][1]
+        f"No configured model that may answer supports {names}."
+        + _could_if(facts, [c for c in candidates if not lacks_capability(c, facts)]),
+        code="capability_missing",
+        param=wanted[0][1],
     )
+
+
+def _could_if(facts: RequestFacts, able: Sequence[Candidate]) -> str:
+    """Those of `able` that only want their key, said as a cure; "" where there are none."""
+    home = facts.locality is Locality.LOCAL_ONLY
+    waiting = [c for c in able if c.unavailable is Reject.UNCONFIGURED and c.unavailable_detail]
+    told = [
+        f"{c.name}, but {c.unavailable_detail}"
+        for c in waiting
+        if is_allowed(c, facts) and not (home and c.tier is not Tier.LOCAL)
+    ]
+    return f" It could go to {'; '.join(told)}." if told else ""

@@ -47,8 +47,15 @@ async def test_an_answer_that_has_an_id_keeps_its_own_only(client: httpx.AsyncCl
 async def test_the_address_itself_lists_the_routes_and_a_wrong_one_says_where_to_go(client: httpx.AsyncClient) -> None:
     told = (await client.get("/")).json()["routes"]
     routes = {entry["route"]: entry["does"] for entry in told}
+    assert next(iter(routes)) == "POST /v1/chat/completions"
     assert routes["POST /v1/chat/completions"] == "A chat completion in OpenAI's shape, plain or streaming."
-    assert {"GET /v1/models", "POST /v1/route/explain", "GET /v1/usage", "GET /metrics"} <= set(routes)
+    assert {
+        "GET /v1/models",
+        "GET /v1/models/{name}",
+        "POST /v1/route/explain",
+        "GET /v1/usage",
+        "GET /metrics",
+    } <= set(routes)
     assert all(routes.values())
     for path in ("/v1/responses", "/v1/v1/chat/completions"):
         message = (await client.post(path, headers=KNOWN, json={})).json()["error"]["message"]

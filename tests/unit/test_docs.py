@@ -9,6 +9,8 @@ import pytest
 import typer
 
 from router.cli import app
+from router.core.vocabulary import Tier
+from router.settings import parse_settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -63,3 +65,9 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
         if place:
             headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
             assert place in {anchor(heading) for heading in headings}, f"{page.name}: {link}"
+
+
+def test_the_config_in_the_readme_is_one() -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    settings = parse_settings(text, {"OPENAI_API_KEY": "sk-1", "ANTHROPIC_API_KEY": "sk-2"}, source="README.md")
+    assert [tier for tier, _ in settings.tiers.api_models()] == [Tier.CHEAP, Tier.PREMIUM]

@@ -70,3 +70,24 @@ def test_who_pins_a_tier_is_told_of_that_tier_only() -> None:
     error = why_nothing(decide(asked, EASY, keyless, snapshot(), PolicyConfig()), asked, keyless, retry_after_s=3.0)
     assert "no key for cheap" in error.message
     assert "premium" not in error.message
+
+
+@pytest.mark.parametrize("locality", list(Locality))
+def test_who_asks_for_more_than_home_can_is_told_which_key_would_help(locality: Locality) -> None:
+    at_home = replace(LOCAL, supports_tools=False)
+    keyless = [
+        replace(c, unavailable=Reject.UNCONFIGURED, unavailable_detail=f"{c.tier.value.upper()}_KEY is not set")
+        for c in ALL
+        if c.tier is not Tier.LOCAL
+    ]
+    some = [at_home, *keyless]
+    for asked in (
+        facts(locality=locality, needs_tools=True),
+        facts(locality=locality, estimate=TokenEstimate(100_000, 100, 300, "class_mean", False)),
+    ):
+        error = why_nothing(decide(asked, EASY, some, snapshot(), PolicyConfig()), asked, some, retry_after_s=3.0)
+        assert error.code in {"capability_missing", "context_length_exceeded"}
+        assert ("but CHEAP_KEY is not set" in error.message) is (locality is Locality.ANY)
+    asked = facts(locality=locality, estimate=TokenEstimate(200_000, 100, 300, "class_mean", False))
+    error = why_nothing(decide(asked, EASY, some, snapshot(), PolicyConfig()), asked, some, retry_after_s=3.0)
+    assert "CHEAP_KEY" not in error.message
