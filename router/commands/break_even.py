@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from router.commands.output import Format, write_json, write_rows
-from router.core.books import BreakEven
+from router.core.break_even import BreakEven
 
 
 def show(form: Format, result: BreakEven) -> None:

@@ -22,7 +22,7 @@ from local_llm.workunits import work_gpu_ns
 from router.commands.books import books_of
 from router.commands.output import Format, write_json, write_rows
 from router.commands.ranges import Range
-from router.core.books import BreakEven, break_even_at, sensitivity
+from router.core.break_even import BreakEven, break_even_at, sensitivity
 from router.core.hardware import OwnedHardware, energy_usd_per_gpu_s
 from router.core.pricing import cost_nanousd
 from router.core.replay import World

@@ -134,7 +134,7 @@ def report_break_even(
         break_even_traffic.run(config, form, days_of(start, end), usd_per_hour=usd_per_hour)
         return
     from router.commands import break_even
-    from router.core import books
+    from router.core.break_even import break_even as at_which_load
 
     missing = [name for name, value in ({"usd_per_hour": usd_per_hour} | figures).items() if value is None]
     if missing:
@@ -143,7 +143,7 @@ def report_break_even(
         raise typer.BadParameter("--from and --to are for your own traffic, not for given figures")
     if not 0 < (slo_capacity_rps or 0) <= (saturation_rps or 0):
         raise typer.BadParameter("needs 0 < --slo-capacity-rps <= --saturation-rps")
-    found = books.break_even(usd_per_hour=usd_per_hour, **figures)  # type: ignore[arg-type]
+    found = at_which_load(usd_per_hour=usd_per_hour, **figures)  # type: ignore[arg-type]
     break_even.show(form, found)
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
-LOADED_COST = ("router.core.periods", "router.core.books", "router.core.savings", "router.closing", "router.stores")
+LOADED_COST = (
+    "router.core.periods",
+    "router.core.break_even",
+    "router.core.savings",
+    "router.closing",
+    "router.stores",
+)
 
 
 def test_the_decision_cannot_reach_the_fully_loaded_cost() -> None:

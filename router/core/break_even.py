@@ -1,4 +1,4 @@
-"""What is worked out after the fact, for reports. Pure, and never seen by the decision."""
+"""From which load on hardware of one's own beats an API, and how that moves. Pure; no decision sees it."""
 
 from __future__ import annotations
 

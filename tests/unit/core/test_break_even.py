@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.books import BreakEven, Verdict, break_even, sensitivity
+from router.core.break_even import BreakEven, Verdict, break_even, sensitivity
 
 
 def at(usd_per_hour: str, api_input: str, api_output: str) -> BreakEven:
