@@ -293,7 +293,8 @@ def _all_or_none(text: bytes) -> bool:
 
 def _options(text: bytes, kinds: bytes, *, has_digits: bool) -> tuple[int, int, tuple[float, ...]]:
     """Number of answer options (lines such as `B. 42`), characters before them, and what they look like."""
-    if b"\na." not in kinds and b"\na)" not in kinds:
+    # A prompt on one line has none: one byte is looked for in a tenth of the time of three.
+    if b"\n" not in kinds or (b"\na." not in kinds and b"\na)" not in kinds):
         return 0, len(text), _NO_OPTIONS
     options = [
         line[3:]
