@@ -23,6 +23,8 @@ from router.stores.statements import Statements
 _IDS_PER_STATEMENT = 200
 # Not 0: who merely offers the processor to others is given it back before they have begun.
 _PAUSE_S = 50e-6
+UNHURRIED_EVENTS = 64
+"""Where more than these gather in a while the processor has enough to do: what counts then is how much it gets done."""
 
 
 class Store(Protocol):
@@ -63,17 +65,33 @@ def _give_way() -> None:
     sleep(_PAUSE_S)
 
 
+def _go_on() -> None:
+    pass
+
+
 class _Replays(Exception):
     """The batch holds requests that are already booked."""
 
 
 class Database:
-    """A `Store` on SQLite or Postgres. `instance` names this gateway's life, not its host."""
+    """A `Store` on SQLite or Postgres. `instance` names this gateway's life, not its host.
 
-    def __init__(self, url: URL, instance: str, now_utc: Callable[[], datetime], log: LogLimits | None = None) -> None:
+    `give_way` is called now and then within a batch that is not large, on the writer's thread.
+    """
+
+    def __init__(
+        self,
+        url: URL,
+        instance: str,
+        now_utc: Callable[[], datetime],
+        log: LogLimits | None = None,
+        *,
+        give_way: Callable[[], None] = _give_way,
+    ) -> None:
         self.engine: Engine = write_engine(url)
         self._instance = instance
         self._now_utc = now_utc
+        self._give_way = give_way
         self._log_limits = log or LogLimits()
         self._sqlite = self.engine.dialect.name == "sqlite"
         self._path = sqlite_path(url)
@@ -131,19 +149,20 @@ class Database:
 
     def apply(self, events: Sequence[Event]) -> list[bool]:
         """See `Store`."""
-        batch = batch_of(events, self._worlds, _give_way)
+        give_way = self._give_way if len(events) <= UNHURRIED_EVENTS else _go_on
+        batch = batch_of(events, self._worlds, give_way)
         self.steps += 1
         cursor = self._cursor
         cursor.execute(self._sql.begin)
         self.steps += 1
         try:
             try:
-                results = self._write(batch)
+                results = self._write(batch, give_way)
             except _Replays:
                 cursor.execute("ROLLBACK")
                 cursor.execute(self._sql.begin)
                 self._drop_replays(batch)
-                results = self._write(batch)
+                results = self._write(batch, give_way)
             cursor.execute("COMMIT")
             self.steps += 1
         except BaseException:
@@ -158,7 +177,7 @@ class Database:
                     cursor.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
         return results
 
-    def _write(self, batch: Batch) -> list[bool]:
+    def _write(self, batch: Batch, give_way: Callable[[], None]) -> list[bool]:
         cursor, sql = self._cursor, self._sql
         if batch.opened:
             cursor.executemany(sql.opened, batch.opened)
@@ -168,7 +187,7 @@ class Database:
                 cursor.execute(sql.world, (name, body))
         if batch.requests:
             # The row of the request is the proof that it has been booked: no row, no charge.
-            if sql.request.write(cursor, batch.requests, _give_way) != len(batch.requests):
+            if sql.request.write(cursor, batch.requests, give_way) != len(batch.requests):
                 raise _Replays
             self.steps += 1
         if batch.attempts:

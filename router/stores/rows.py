@@ -131,6 +131,8 @@ class Batch:
 def batch_of(events: Sequence[Event], worlds: Worlds, give_way: Callable[[], None] = lambda: None) -> Batch:
     """The rows of `events`; of two settlements of one request the first counts. Calls `give_way` now and then."""
     batch = Batch()
+    # Begun and ended in one batch: it was never open for anybody. The delete stays, it may have been told before.
+    ended = {event.record.request_id for event in events if type(event) is Settled}
     for count, event in enumerate(events, start=1):
         if count % EVENTS_AT_ONCE == 0:
             give_way()
@@ -138,9 +140,11 @@ def batch_of(events: Sequence[Event], worlds: Worlds, give_way: Callable[[], Non
             case Settled():
                 _settled(batch, event, worlds)
             case Reserved(hold=hold, instance=instance):
-                batch.opened.append(_open_row(hold.first, instance, hold))
+                if hold.request_id not in ended:
+                    batch.opened.append(_open_row(hold.first, instance, hold))
             case Opened(attempt=attempt, instance=instance):
-                batch.opened.append(_open_row(attempt, instance, None))
+                if attempt.request_id not in ended:
+                    batch.opened.append(_open_row(attempt, instance, None))
             case Released(request_id=request_id):
                 batch.closed.append((request_id,))
             case WorldSeen(world_hash=name, body=body):
@@ -149,9 +153,6 @@ def batch_of(events: Sequence[Event], worlds: Worlds, give_way: Callable[[], Non
                 batch.feedback.append(event)
             case Judged(answer=answer):
                 batch.judgements.append(_judgement_row(answer))
-    if batch.settled:
-        # Begun and ended in one batch: it was never open for anybody. The delete stays, it may have been told before.
-        batch.opened = [row for row in batch.opened if row[0] not in batch.settled]
     return batch
 
 

@@ -14,10 +14,10 @@ from router.core.vocabulary import Flag, Outcome, Tier
 from router.errors import ConfigError, Unavailable
 from router.stores import queries
 from router.stores.checkpoints import LogLimits
-from router.stores.database import Database
+from router.stores.database import UNHURRIED_EVENTS, Database
 from router.stores.engines import parse_url, read_engine
 from router.stores.entries import WriterConfig
-from router.stores.events import Settled
+from router.stores.events import Reserved, Settled
 from router.stores.liveness import LedgerInUse
 from router.stores.sql import SqlLedger
 from tests.ledger_samples import NOON, WallClock, hold, opened, settled, tried
@@ -273,3 +273,14 @@ def test_sqlites_log_is_folded_in_under_traffic_without_a_pause_and_stays_bounde
     store.close()
     assert not log.exists()
     assert queries.costs(read_engine(f"sqlite:///{path}")).totals.requests == written
+
+
+@pytest.mark.parametrize(("requests", "gives_way"), [(UNHURRIED_EVENTS // 2, True), (UNHURRIED_EVENTS // 2 + 1, False)])
+def test_a_writer_with_much_to_do_gives_way_to_nobody(tmp_path: Path, requests: int, *, gives_way: bool) -> None:
+    pauses: list[int] = []
+    url = parse_url(f"sqlite:///{tmp_path}/ledger.db")
+    store = Database(url, "me", lambda: NOON, give_way=lambda: pauses.append(1))
+    store.connect()
+    store.apply([e for i in range(requests) for e in (Reserved(hold(f"r{i}"), "me"), Settled(settled(f"r{i}"), True))])
+    store.close()
+    assert bool(pauses) is gives_way
