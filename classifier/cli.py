@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -18,7 +19,7 @@ from classifier import registry
 from classifier.calibrate import TokenPrices, nu_for_target, threshold_for_share
 from classifier.heuristic import HeuristicScorer
 from classifier.registry import shipped_folder
-from classifier.rows import open_text, request_features, row_of
+from classifier.rows import models_of, open_text, request_features, row_of
 from classifier.scorer import TrainedScorer
 from classifier.versions import Registry, load_serving_scorer
 from classifier.whole_file import whole_file
@@ -121,7 +122,7 @@ def _classified(
     try:
         row = row_of(line)
         request_id = row.get("request_id")
-        models = {str(t): str(m) for t, m in (row.get("models") or {}).items()}
+        models = models_of(row)
         key = tuple(sorted(models.items()))
         if key not in bound:
             bound[key] = scorer.bind(models) if models else scorer
@@ -159,6 +160,7 @@ def train(
         from classifier.train import train as run
 
         tell = progress or unheard
+        _check_place(out)
         with few_threads(threads):
             examples, summary = read_labels(labels, progress=_counted(tell))
             trained = run(
@@ -188,6 +190,15 @@ def train(
             "rows_contradictory": summary.rows_contradictory,
             "warnings": warnings,
         }
+
+
+def _check_place(out: Path) -> None:
+    """Raise what writing a model there would raise: better now than after an hour of training."""
+    registry.check_replaceable(out)
+    parent = out.resolve().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".draft-", dir=parent):
+        pass
 
 
 def _taken_for_novel(scorer: TrainedScorer, examples: Sequence[LabelledExample]) -> list[str]:
@@ -252,6 +263,7 @@ def evaluate(
             tell("computing figures and their intervals", None)
             found = ev.report(data, prices=prices, draws=draws)
             uneven = uneven_selection(examples, 1.0 - p[:, 0])
+            notes += _without_price(tiers, prices)
             found |= {
                 "tier_quality": ev.traffic_quality(examples, tiers, p),
                 "model_version": scorer.version,
@@ -281,6 +293,13 @@ def _of_these_tiers(
     if len(kept) < len(examples):
         notes.append(f"{len(examples) - len(kept)} rows judge no tier of the model and are left out")
     return kept, notes
+
+
+def _without_price(tiers: Sequence[str], prices: Mapping[str, TokenPrices]) -> list[str]:
+    missing = [tier for tier in tiers if tier not in prices]
+    if not missing:
+        return []
+    return [f"no price of {', '.join(missing)}: figures of cost are without; give --price {missing[0]}=INPUT/OUTPUT"]
 
 
 def _not_seen(
@@ -413,6 +432,11 @@ def calibrate_threshold(
                 "premium_share": premium_share,
                 "rows": len(gains),
             }
+        if sample.tiers[-1] not in prices:
+            raise UsageError(
+                f"the model's best tier is {sample.tiers[-1]}, which has no price: give --price "
+                f"{sample.tiers[-1]}=INPUT/OUTPUT (USD per million tokens), or a config with that tier"
+            )
         target = quality_target_ratio if quality_target_ratio is not None else 0.95
         if not 0.0 < target <= 1.0 or not 0.5 <= confidence_ratio < 1.0:
             raise UsageError("the target lies in (0, 1], the confidence in [.5, 1)")

@@ -55,6 +55,8 @@ def _two_tier_table(found: Mapping[str, Any]) -> list[str]:
 def _cost_table(found: Mapping[str, Any]) -> list[str]:
     lines = ["| | router | cost at 95 % | at 98 % | at 100 % | AIQ |", "|---|---|---|---|---|--:|"]
     named = {"all": found["cost"], **{n: s["cost"] for n, s in found["sources"].items()}}
+    if not any(named.values()):
+        return ["Not shown: it takes two tiers with a price, and 30 rows that judge them all."]
     for name, part in named.items():
         for router in ("routed", "static", "oracle") if part is not None else ():
             figures = part[router]
@@ -67,6 +69,13 @@ def _cost_table(found: Mapping[str, Any]) -> list[str]:
                 cells.append(_number(figures[key]) + shown)
             lines.append(f"| {name} | {router} | {' | '.join(cells)} | {_number(figures['aiq'])} |")
     return lines
+
+
+def _prices_line(found: Mapping[str, Any]) -> list[str]:
+    prices = {t: p for t, p in found["prices_usd_per_mtok"].items() if t in found["tiers"]}
+    if not prices:
+        return ["No tier has a price."]
+    return ["\nUSD per million tokens, in/out: " + ", ".join(f"{t} {p[0]:g}/{p[1]:g}" for t, p in prices.items()) + "."]
 
 
 def _calibration_table(found: Mapping[str, Any]) -> list[str]:
@@ -122,6 +131,7 @@ def markdown(found: Mapping[str, Any]) -> str:
         "\nNo better than chance (interval reaches .5): " + (", ".join(chance) if chance else "nowhere") + ".",
         "\n## Cost as a share of always the best tier\n",
         *_cost_table(found),
+        *_prices_line(found),
         "\n## Calibration\n",
         *_calibration_table(found),
     ]

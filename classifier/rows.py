@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -25,16 +24,21 @@ _OPTIONS = re.compile(r"\n[A-P][.)] .*", re.DOTALL)
 _NOT_WORD = re.compile(r"[\W_]+")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _CHARS_PER_TOKEN = 4
+_GZIP = b"\x1f\x8b"
+_MAX_TIER_CHARS = 200
+_LEAST_PROBABILITY = 1e-9  # what is less likely was never seen
 _MAX_COUNT = 1_000_000_000  # of tokens; what is more is no count
 
 
 def open_text(path: Path) -> Iterator[str]:
-    """Lines of a file, unpacked if its name ends in .gz. Bytes that are no UTF-8 come as lone surrogates.
+    """Lines of a file, unpacked if it is gzip's, whatever its name. Bytes that are no UTF-8 come as lone surrogates.
 
     Raises OSError where the file cannot be read to its end: damaged or cut short.
     """
     try:
-        if path.suffix == ".gz":
+        with path.open("rb") as raw:
+            packed = raw.read(2) == _GZIP
+        if packed:
             with gzip.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape") as file:
                 yield from file
         else:
@@ -113,8 +117,8 @@ def parse_row(row: Any) -> LabelledExample:
     if not isinstance(outcomes, dict) or not outcomes:
         raise ValueError("`outcomes` names no tier")
     for tier, quality in outcomes.items():
-        if not tier.strip():
-            raise ValueError("`outcomes` holds a tier without a name")
+        if not tier.strip() or len(tier) > _MAX_TIER_CHARS or not tier.isprintable():
+            raise ValueError(f"`outcomes` holds a tier whose name is empty, too long or not printable: {tier[:40]!r}")
         if isinstance(quality, bool) or not isinstance(quality, int | float) or not 0.0 <= quality <= 1.0:
             raise ValueError(f"`outcomes.{tier}` is not a number from 0 to 1")
     weight = row.get("weight", 1.0)
@@ -128,17 +132,36 @@ def parse_row(row: Any) -> LabelledExample:
         features=scored,
         outcomes={str(t): float(q) for t, q in outcomes.items()},
         domain=str(row.get("domain") or ""),
-        models={str(t): str(m) for t, m in (row.get("models") or {}).items()},
-        output_tokens={str(t): _tokens(n, t) for t, n in (row.get("output_tokens") or {}).items() if n is not None},
+        models=models_of(row),
+        output_tokens={t: _tokens(n, t) for t, n in _by_tier(row, "output_tokens").items() if n is not None},
         weight=float(weight),
         received_at_utc=_instant(received) if received else None,
         label_source=str(row.get("label_source") or ""),
-        taken_tier=row.get("taken_tier"),
+        taken_tier=_taken(row),
         observation_probability=_observation(row, outcomes),
         conversation=str(row.get("conversation") or ""),
         stem=stem(scored.text),
         selection_probability=_probability(selection, "selection_probability") if selection is not None else None,
     )
+
+
+def models_of(row: Mapping[str, Any]) -> dict[str, str]:
+    """The models behind the tiers, as far as a row names them. Raises ValueError."""
+    return {tier: str(model) for tier, model in _by_tier(row, "models").items()}
+
+
+def _by_tier(row: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = row.get(name) or {}
+    if not isinstance(value, dict):
+        raise ValueError(f"`{name}` is not an object with a value for each tier")
+    return value
+
+
+def _taken(row: Mapping[str, Any]) -> str | None:
+    taken = row.get("taken_tier")
+    if taken is not None and not isinstance(taken, str):
+        raise ValueError("`taken_tier` is not the name of a tier")
+    return taken
 
 
 def _tokens(value: Any, tier: str) -> float:
@@ -148,7 +171,10 @@ def _tokens(value: Any, tier: str) -> float:
 
 
 def _instant(text: Any) -> datetime:
-    at = datetime.fromisoformat(str(text))
+    try:
+        at = datetime.fromisoformat(str(text))
+    except ValueError as error:
+        raise ValueError(f"`received_at` is no time: {str(text)[:40]!r}; write 2026-11-01T12:00:00Z") from error
     return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
 
 
@@ -161,13 +187,13 @@ def _observation(row: Mapping[str, Any], outcomes: Mapping[str, Any]) -> Mapping
     if action is None:
         return None
     label = _probability(row.get("label_probability", 1.0), "label_probability")
-    taken = row.get("taken_tier") or (next(iter(outcomes)) if len(outcomes) == 1 else None)
+    taken = _taken(row) or (next(iter(outcomes)) if len(outcomes) == 1 else None)
     if taken is None:
         raise ValueError("`exploration_probability` without `taken_tier` in a row with several outcomes")
     return {str(taken): _probability(action, "exploration_probability") * label}
 
 
 def _probability(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value <= 1.0 or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _LEAST_PROBABILITY <= value <= 1.0:
         raise ValueError(f"`{name}` is not in (0, 1]")
     return float(value)

@@ -33,7 +33,7 @@ def test_packed_and_plain_files_read_alike(tmp_path: Path) -> None:
         ([], "not a JSON object"),
         ({"request_id": "r"}, "names no tier"),
         (row(outcomes={"local": 1.5}), "0 to 1"),
-        (row(outcomes={"local": 1.0, " ": 1.0}), "without a name"),
+        (row(outcomes={"local": 1.0, " ": 1.0}), "name is empty"),
         (row(output_tokens={"local": float("nan")}), "output_tokens.local"),
         (row(output_tokens={"local": 10**400}), "output_tokens.local"),
         (row(outcomes={"local": "good"}), "0 to 1"),

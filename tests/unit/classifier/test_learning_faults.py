@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from classifier import cli, registry
 from classifier.calibrate import TokenPrices
 from classifier.datamodels import LoggedOutcome
+from classifier.dataset import DatasetError, read_labels
 from classifier.labels import combine
 from classifier.rows import parse_row
 from tests.learning_data import TIERS, rows, write
@@ -48,6 +50,55 @@ def test_labels_that_teach_nothing_are_refused_and_the_old_model_stays(
         cli.train(write(tmp_path / "bad.jsonl", made), out, now_utc=NOW, with_card=False)
     assert registry.file_hashes(out) == before
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".draft")] == []
+
+
+@pytest.mark.parametrize(
+    ("odd", "says"),
+    [
+        ({"outcomes": {"a\nb": 1.0}}, r"tier whose name is empty, too long or not printable: 'a\\nb'"),
+        ({"outcomes": {"t" * 201: 1.0}}, "too long"),
+        ({"models": ["small"]}, "`models` is not an object with a value for each tier"),
+        ({"output_tokens": 7}, "`output_tokens` is not an object"),
+        ({"received_at": "yesterday"}, "`received_at` is no time: 'yesterday'; write 2026"),
+        ({"taken_tier": ["local"]}, "`taken_tier` is not the name of a tier"),
+        ({"outcomes": {"local": 1.0}, "exploration_probability": 1e-300}, "`exploration_probability` is not in"),
+    ],
+)
+def test_an_odd_value_is_named_with_its_line(odd: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=f"line 1: .*{says}"):
+        read_labels(write(tmp_path / "odd.jsonl", [rows(1)[0] | odd]))
+
+
+def test_a_packed_file_is_unpacked_whatever_its_name(tmp_path: Path) -> None:
+    plain = write(tmp_path / "misnamed.jsonl.gz", rows(3))
+    assert len(read_labels(plain)[0]) == 3
+    (tmp_path / "packed.jsonl").write_bytes(gzip.compress(plain.read_bytes()))
+    assert len(read_labels(tmp_path / "packed.jsonl")[0]) == 3
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_training(tmp_path: Path) -> None:
+    labels, told = write(tmp_path / "labels.jsonl", rows(60)), list[str]()
+    with pytest.raises(cli.LearningError, match=r"labels\.jsonl: File exists"):
+        cli.train(labels, labels / "model", now_utc=NOW, progress=lambda step, _: told.append(step))
+    assert told == []
+
+
+def test_tiers_without_a_price_are_named_where_cost_is_shown(tmp_path: Path) -> None:
+    made = [
+        r | {"outcomes": {"a": r["outcomes"]["local"], "b": r["outcomes"]["premium"]}, "models": {}} for r in rows(120)
+    ]
+    cli.train(write(tmp_path / "l.jsonl", made), tmp_path / "m", now_utc=NOW, with_card=False)
+    fresh = [r | {"outcomes": {"a": r["outcomes"]["local"], "b": r["outcomes"]["premium"]}} for r in rows(80, seed=3)]
+    labels = write(tmp_path / "f.jsonl", fresh)
+    found = cli.evaluate(labels, tmp_path / "r", model=tmp_path / "m", draws=5, with_plots=False)
+    assert "no price of a, b: figures of cost are without; give --price a=INPUT/OUTPUT" in found["notes"]
+    assert "Not shown: it takes two tiers with a price" in (tmp_path / "r" / "report.md").read_text()
+    prices = {"a": TokenPrices(0.1, 0.2), "b": TokenPrices(1.0, 2.0)}
+    found = cli.evaluate(labels, tmp_path / "r", model=tmp_path / "m", prices=prices, draws=5, with_plots=False)
+    assert found["cost"]["tiers"] == ["a", "b"]
+    assert "in/out: a 0.1/0.2, b 1/2." in (tmp_path / "r" / "report.md").read_text()
+    with pytest.raises(cli.UsageError, match="best tier is b, which has no price: give --price b="):
+        cli.calibrate_threshold(model=tmp_path / "m", prices={"a": prices["a"]}, quality_target_ratio=0.9)
 
 
 def test_a_missing_file_is_wrong_use(tmp_path: Path) -> None:
