@@ -6,11 +6,9 @@ raises one of `UsageError` (wrong use) and `LearningError` (the thing itself fai
 
 from __future__ import annotations
 
-import errno
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +19,10 @@ from classifier.heuristic import HeuristicScorer
 from classifier.registry import shipped_folder
 from classifier.rows import models_of, open_text, request_features, row_of
 from classifier.scorer import TrainedScorer
+from classifier.told import LearningError, UsageError, told
 from classifier.versions import Registry, load_serving_scorer
 from classifier.whole_file import whole_file
 
-MIN_FRESH_ROWS = 30
 MOST_ASKED_AGAIN = 500
 MAX_OWN_NOVELTY = 0.3
 
@@ -33,49 +31,6 @@ if TYPE_CHECKING:
     from classifier.gate import Scores, Verdict
 
 Progress = Callable[[str, float | None], None]
-
-
-class UsageError(ValueError):
-    """The call makes no sense as it is: a missing file, a value out of range. Exit code 2."""
-
-
-class LearningError(RuntimeError):
-    """The work itself failed: bad labels, a refused model, a closed gate. Exit code 1."""
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """What can go wrong, as the two errors of this module."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise UsageError(f"{error.filename}: no such file") from error
-    except (UsageError, LearningError):
-        raise
-    except registry.FolderTaken as error:
-        raise UsageError(str(error)) from error
-    except OSError as error:
-        raise LearningError(_of_the_disk(error)) from error
-    except ValueError as error:  # DatasetError, TrainingError, NoOverlap, ModelRefused are ValueErrors
-        raise LearningError(str(error)) from error
-    except ModuleNotFoundError as error:
-        raise LearningError(
-            f"{str(error.name).partition('.')[0]} is not installed: the learning commands need the extra `learn` "
-            "(in a checkout `make dev`, else pip install 'hybrid-llm-router[learn]')"
-        ) from error
-
-
-def _of_the_disk(error: OSError) -> str:
-    """What the system refused, where, and what helps."""
-    cure = {
-        errno.ENOSPC: "free some room, or name another place",
-        errno.EDQUOT: "free some room, or name another place",
-        errno.EROFS: "name a place that can be written",
-        errno.EACCES: "run this as its owner, or name another place",
-        errno.EPERM: "run this as its owner, or name another place",
-    }.get(error.errno or 0)
-    where = f"{error.filename}: " if error.filename is not None else ""
-    return f"{where}{error.strerror or error}" + (f": {cure}" if cure else "")
 
 
 def classify(
@@ -91,7 +46,7 @@ def classify(
     A row that cannot be read gets `{"request_id", "error"}`; the counts of both are returned. `target` is replaced only
     when all rows were read. `progress` is told how many rows are done, of how many.
     """
-    with _told():
+    with told():
         scorer = load_serving_scorer(model, registry_root)
         if not source.is_file():
             raise UsageError(f"{source}: no such file")
@@ -153,7 +108,7 @@ def train(
     `with_card` writes `card.md` and its plots beside the model: what it was trained on and how good it is, by
     predictions made out of fold. No more than `threads` threads are used.
     """
-    with _told():
+    with told():
         from classifier.card import write_card
         from classifier.dataset import read_labels
         from classifier.progress import few_threads, unheard
@@ -235,7 +190,7 @@ def evaluate(
     Rows whose stem the model was trained on are left out and counted, unless `include_seen`. `prices` stand in place of
     the tiers' default ones.
     """
-    with _told():
+    with told():
         import numpy as np
 
         from classifier import evaluate as ev
@@ -252,8 +207,8 @@ def evaluate(
         tiers = scorer.model.tiers
         with few_threads(threads):
             examples, summary = read_labels(labels, progress=_counted(tell))
-            examples, notes = _of_these_tiers(examples, tiers)
-            examples, note = _not_seen(examples, registry.load_stems(folder), include_seen=include_seen)
+            examples, notes = ev.of_these_tiers(examples, tiers)
+            examples, note = ev.not_seen(examples, registry.load_stems(folder), include_seen=include_seen)
             notes += note
             examples, note = ev.usable(examples)
             notes += note
@@ -263,7 +218,7 @@ def evaluate(
             tell("computing figures and their intervals", None)
             found = ev.report(data, prices=prices, draws=draws)
             uneven = uneven_selection(examples, 1.0 - p[:, 0])
-            notes += _without_price(tiers, prices)
+            notes += ev.without_price(tiers, prices)
             found |= {
                 "tier_quality": ev.traffic_quality(examples, tiers, p),
                 "model_version": scorer.version,
@@ -274,47 +229,6 @@ def evaluate(
             if with_plots:
                 plots(data, prices, out)
         return found
-
-
-def _of_these_tiers(
-    examples: Sequence[LabelledExample], tiers: Sequence[str]
-) -> tuple[list[LabelledExample], list[str]]:
-    """Rows that judge a tier the model knows, and a note on what else the labels judge."""
-    judged = {t for e in examples for t in e.outcomes}
-    foreign = sorted(judged - set(tiers))
-    if not judged & set(tiers):
-        raise LearningError(
-            f"the labels judge {', '.join(foreign)}; the model predicts {', '.join(tiers)}: no tier is in both. Name "
-            "the tiers in `outcomes` as the model does, or train a model on labels of these tiers and give it with "
-            "--model"
-        )
-    kept = [e for e in examples if not set(e.outcomes).isdisjoint(tiers)]
-    notes = [f"the model predicts {', '.join(tiers)}; judgements of {', '.join(foreign)} are left out"] * bool(foreign)
-    if len(kept) < len(examples):
-        notes.append(f"{len(examples) - len(kept)} rows judge no tier of the model and are left out")
-    return kept, notes
-
-
-def _without_price(tiers: Sequence[str], prices: Mapping[str, TokenPrices]) -> list[str]:
-    missing = [tier for tier in tiers if tier not in prices]
-    if not missing:
-        return []
-    return [f"no price of {', '.join(missing)}: figures of cost are without; give --price {missing[0]}=INPUT/OUTPUT"]
-
-
-def _not_seen(
-    examples: Sequence[LabelledExample], seen: frozenset[bytes], *, include_seen: bool
-) -> tuple[list[LabelledExample], list[str]]:
-    """Rows whose stem the model was not trained on (all, if `include_seen`), with a note on the others."""
-    from classifier.dataset import stem_hash
-
-    fresh = [e for e in examples if stem_hash(e) not in seen]
-    told = f"{len(examples) - len(fresh)} of {len(examples)} rows share their stem with training data"
-    if include_seen:
-        return list(examples), [told, "these rows are included: the figures flatter the model"]
-    if len(fresh) < MIN_FRESH_ROWS:
-        raise LearningError(f"{told}; {len(fresh)} fresh rows are too few to say anything")
-    return fresh, [told]
 
 
 def _folder(model: Path | None, registry_root: Path | None) -> Path:
@@ -366,7 +280,7 @@ def promote(
     A model in force that can no longer be loaded is no hindrance: the heuristic scores in its place, and the
     candidate is compared with that.
     """
-    with _told():
+    with told():
         books = Registry(registry_root)
         before, current, warnings = books.pointer(), _folder(None, registry_root), []
         try:
@@ -378,7 +292,10 @@ def promote(
             raise LearningError(f"{version} is in force already: nothing to promote")
         verdict = gate(candidate, None if warnings else current, labels, progress=progress)
         if not verdict.passed and not force:
-            raise LearningError(f"not promoted: {verdict.reason}. Use --force to promote all the same")
+            raise LearningError(
+                f"not promoted: {verdict.reason}. Label more requests, compare on others with --labels, or use --force "
+                "to promote all the same"
+            )
         reason = verdict.reason if verdict.passed else f"forced: {verdict.reason}"
         pointer = books.promote(
             candidate,
@@ -404,7 +321,7 @@ def _texts(value: object) -> list[str]:
 
 def rollback(*, registry_root: Path, now_utc: datetime) -> dict[str, Any]:
     """Return to the version before (or end a canary)."""
-    with _told():
+    with told():
         pointer = Registry(registry_root).rollback(now_utc=now_utc)
         return {"version": pointer.version, "reason": pointer.reason}
 
@@ -419,7 +336,7 @@ def calibrate_threshold(
     confidence_ratio: float = 0.9,
 ) -> dict[str, Any]:
     """nu for a quality target at given prices, or the gain threshold for a wanted premium share."""
-    with _told():
+    with told():
         if (quality_target_ratio is None) == (premium_share is None):
             raise UsageError("give either a quality target or a premium share")
         sample = registry.load_sample(_folder(model, registry_root))

@@ -80,7 +80,7 @@ class LabelledExample:
     the policy that wrote the log, that this tier's outcome would be observed for this request: P(action) times
     P(label | action), or that of a shadow run. `None` where the log does not say (fully labelled data: 1 for all).
     `selection_probability` is that of such a request being in the file at all; `None` where the log does not say.
-    `group` ties together rows that must not be split (same stem, same conversation).
+    Rows of the same `stem` or `conversation` must not be split.
     """
 
     request_id: str

@@ -1,4 +1,4 @@
-"""Labelled logs: read, rid of duplicates, tied into groups and split without leaks. The rows are those of `rows`."""
+"""Labelled logs: read, rid of duplicates, and tied into groups that must not be split. The rows are those of `rows`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -188,38 +187,6 @@ def groups_of(examples: Sequence[LabelledExample]) -> NDArray[np.int64]:
             if key[1]:
                 parent[root(i)] = root(first.setdefault(key, i))
     return np.array([root(i) for i in range(len(examples))], dtype=np.int64)
-
-
-def split_by_group(
-    examples: Sequence[LabelledExample], *, test_share: float, seed: int
-) -> tuple[list[LabelledExample], list[LabelledExample]]:
-    """Train and test rows; no stem and no conversation is in both."""
-    groups = groups_of(examples)
-    unique = np.unique(groups)
-    chosen = np.random.default_rng(seed).permutation(unique)[: round(test_share * len(unique))]
-    in_test = np.isin(groups, chosen)
-    return [e for e, t in zip(examples, in_test, strict=True) if not t], [
-        e for e, t in zip(examples, in_test, strict=True) if t
-    ]
-
-
-def split_by_time(
-    examples: Sequence[LabelledExample], *, test_share: float
-) -> tuple[list[LabelledExample], list[LabelledExample]]:
-    """Train on the past, test on the newest; rows of a group that began in the past stay in the past."""
-    if any(e.received_at_utc is None for e in examples):
-        raise DatasetError("a split by time needs `received_at` in every row")
-    groups = groups_of(examples)
-    begun: dict[int, datetime] = {}
-    for g, e in zip(groups.tolist(), examples, strict=True):
-        at = e.received_at_utc
-        if at is not None:
-            begun[g] = min(begun.get(g, at), at)
-    order = sorted(begun, key=lambda g: begun[g])
-    late = set(order[len(order) - round(test_share * len(order)) :])
-    return [e for e, g in zip(examples, groups.tolist(), strict=True) if g not in late], [
-        e for e, g in zip(examples, groups.tolist(), strict=True) if g in late
-    ]
 
 
 def stem_hash(example: LabelledExample) -> bytes:

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifier import metrics
-from classifier.calibrate import CalibrationRow, CalibrationSample, TokenPrices, nu_for_target
+from classifier.calibrate import TokenPrices
 from classifier.datamodels import LabelledExample, Score
+from classifier.dataset import stem_hash
 from classifier.heuristic import HeuristicScorer
 from classifier.labels import ONE_SIDED
 from classifier.offpolicy import (
@@ -28,6 +29,8 @@ from classifier.offpolicy import (
 )
 from classifier.progress import Progress, unheard
 from classifier.scorer import TrainedScorer
+from classifier.targets import MIN_COST_ROWS, quality_dials
+from classifier.told import LearningError
 
 Floats = NDArray[np.float64]
 
@@ -37,9 +40,8 @@ DEFAULT_PRICES: Mapping[str, TokenPrices] = {
     "premium": TokenPrices(1.25, 5.0),
 }
 QUALITY_SHARES = (0.95, 0.98, 1.0)
-TARGETS = (0.90, 0.95, 0.99)
 MIN_SLICE_ROWS = 100
-MIN_COST_ROWS = 30  # figures of so few have wide intervals, which stand beside them
+MIN_FRESH_ROWS = 30
 CALIBRATION_DRAWS = 100
 CHANCE = 0.5
 
@@ -66,6 +68,46 @@ class Evaluated:
     def partial(self) -> bool:
         """Whether a policy decided what is seen. Single outcomes mean nothing then, only their means do."""
         return self.weight is not None
+
+
+def of_these_tiers(
+    examples: Sequence[LabelledExample], tiers: Sequence[str]
+) -> tuple[list[LabelledExample], list[str]]:
+    """Rows that judge a tier the model knows, and a note on what else the labels judge."""
+    judged = {t for e in examples for t in e.outcomes}
+    foreign = sorted(judged - set(tiers))
+    if not judged & set(tiers):
+        raise LearningError(
+            f"the labels judge {', '.join(foreign)}; the model predicts {', '.join(tiers)}: no tier is in both. Name "
+            "the tiers in `outcomes` as the model does, or train a model on labels of these tiers and give it with "
+            "--model"
+        )
+    kept = [e for e in examples if not set(e.outcomes).isdisjoint(tiers)]
+    notes = [f"the model predicts {', '.join(tiers)}; judgements of {', '.join(foreign)} are left out"] * bool(foreign)
+    if len(kept) < len(examples):
+        notes.append(f"{len(examples) - len(kept)} rows judge no tier of the model and are left out")
+    return kept, notes
+
+
+def without_price(tiers: Sequence[str], prices: Mapping[str, TokenPrices]) -> list[str]:
+    """A note on tiers that have no price."""
+    missing = [tier for tier in tiers if tier not in prices]
+    if not missing:
+        return []
+    return [f"no price of {', '.join(missing)}: figures of cost are without; give --price {missing[0]}=INPUT/OUTPUT"]
+
+
+def not_seen(
+    examples: Sequence[LabelledExample], seen: frozenset[bytes], *, include_seen: bool
+) -> tuple[list[LabelledExample], list[str]]:
+    """Rows whose stem the model was not trained on (all, if `include_seen`), with a note on the others."""
+    fresh = [e for e in examples if stem_hash(e) not in seen]
+    told = f"{len(examples) - len(fresh)} of {len(examples)} rows share their stem with training data"
+    if include_seen:
+        return list(examples), [told, "these rows are included: the figures flatter the model"]
+    if len(fresh) < MIN_FRESH_ROWS:
+        raise LearningError(f"{told}; {len(fresh)} fresh rows are too few to say anything")
+    return fresh, [told]
 
 
 def usable(examples: Sequence[LabelledExample]) -> tuple[list[LabelledExample], list[str]]:
@@ -279,79 +321,6 @@ def slices(data: Evaluated) -> dict[str, dict[str, NDArray[np.int64]]]:
             names[f"{s}/{d}"].append(i)
     by_domain = {k: np.array(v) for k, v in sorted(names.items()) if len(v) >= MIN_SLICE_ROWS}
     return {"sources": by_source, "domains": by_domain}
-
-
-def sample_of(data: Evaluated, rows: NDArray[np.int64]) -> CalibrationSample:
-    """Rows on which every tier was judged, as a calibration sample."""
-    rows = rows[~np.isnan(data.outcomes[rows]).any(axis=1)]
-    with np.errstate(all="ignore"):
-        mean = [float(np.nanmean(c)) if not np.isnan(c).all() else 200.0 for c in data.output_tokens.T]
-    return CalibrationSample(
-        data.tiers,
-        tuple(
-            CalibrationRow(
-                tuple(data.p[i].tolist()),
-                tuple(data.outcomes[i].tolist()),
-                int(data.input_tokens[i]),
-                tuple(m if np.isnan(x) else float(x) for x, m in zip(data.output_tokens[i], mean, strict=True)),
-            )
-            for i in rows.tolist()
-        ),
-        data.quality_range,
-    )
-
-
-def quality_dials(
-    data: Evaluated, prices: Mapping[str, TokenPrices], confidence_ratio: float, seed: int
-) -> list[dict[str, Any]]:
-    """Target against kept quality and cost: nu from one half of the rows, what it keeps measured on the other.
-
-    Between the tiers that these labels judge. Empty where fewer than `MIN_COST_ROWS` rows a half judge all of them.
-    """
-    judged = [i for i in range(len(data.tiers)) if not np.isnan(data.outcomes[:, i]).all()]
-    data = replace(
-        data,
-        tiers=tuple(data.tiers[i] for i in judged),
-        p=data.p[:, judged],
-        outcomes=data.outcomes[:, judged],
-        output_tokens=data.output_tokens[:, judged],
-    )
-    complete = np.flatnonzero(~np.isnan(data.outcomes).any(axis=1))
-    if len(complete) < 2 * MIN_COST_ROWS or not (data.outcomes[complete, -1] > 0.0).any():
-        return []
-    order = np.random.default_rng(seed).permutation(complete)
-    fit, test = sample_of(data, order[: len(order) // 2]), sample_of(data, order[len(order) // 2 :])
-    if data.tiers[-1] not in prices:
-        return []
-    found = []
-    for target in TARGETS:
-        dial = nu_for_target(
-            fit, prices, target_ratio=target, confidence_ratio=confidence_ratio, reference=data.tiers[-1]
-        )
-        kept, cost = _at_nu(test, prices, dial.nu_usd)
-        found.append(
-            {
-                "target_ratio": target,
-                "nu_usd": dial.nu_usd,
-                "certified": dial.certified,
-                "confidence_ratio": confidence_ratio,
-                "kept_on_other_half_ratio": kept,
-                "cost_on_other_half_ratio": cost,
-                "statement": dial.statement,
-            }
-        )
-    return found
-
-
-def _at_nu(sample: CalibrationSample, prices: Mapping[str, TokenPrices], nu_usd: float) -> tuple[float, float]:
-    columns = [i for i, t in enumerate(sample.tiers) if t in prices]
-    quality = cost = best_quality = best_cost = 0.0
-    for row in sample.rows:
-        usd = {i: prices[sample.tiers[i]].usd(row.input_tokens, row.output_tokens[i]) for i in columns}
-        chosen = min(columns, key=lambda i, usd=usd, row=row: (usd[i] - nu_usd * row.p[i], usd[i]))  # type: ignore[misc]
-        quality, cost = quality + row.quality[chosen], cost + usd[chosen]
-        best_quality, best_cost = best_quality + row.quality[columns[-1]], best_cost + usd[columns[-1]]
-    return (quality / best_quality if best_quality > 0.0 else 1.0), cost / best_cost
 
 
 def report(

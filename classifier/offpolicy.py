@@ -167,15 +167,6 @@ def uneven_selection(examples: Sequence[LabelledExample], complexity: Floats) ->
     )
 
 
-def policy_value(
-    examples: Sequence[LabelledExample], tiers: Sequence[str], guess: Floats, chosen: NDArray[np.int64]
-) -> Estimate:
-    """Doubly robust mean quality of choosing tier `chosen[i]` for row i. Raises `NoOverlap`."""
-    check_overlap(examples, tiers)
-    pseudo = pseudo_outcomes(examples, tiers, guess)
-    return _mean(pseudo[np.arange(len(examples)), chosen])
-
-
 def _mean(values: Floats) -> Estimate:
     return Estimate(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))))
 

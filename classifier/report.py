@@ -42,19 +42,25 @@ def _two_tier_row(name: str, part: Mapping[str, Any] | None) -> str | None:
     return f"| {name} | {part['rows']} | {interval} | " + " | ".join(map(_number, figures)) + " |"
 
 
+def _parts(found: Mapping[str, Any], whole: str, part: str) -> dict[str, Any]:
+    """A figure of all rows and of each source; of a lone source it would be the same twice."""
+    sources = found["sources"] if len(found["sources"]) > 1 else {}
+    return {"all": found[whole], **{name: figures[part] for name, figures in sources.items()}}
+
+
 def _two_tier_table(found: Mapping[str, Any]) -> list[str]:
     lines = [
         "| | rows | APGR [95 %] | CPT50 | CPT80 | length only | heuristic | random | oracle |",
         "|---|--:|---|--:|--:|--:|--:|--:|--:|",
     ]
-    named = {"all": found["pooled"], **{n: s["two_tier"] for n, s in found["sources"].items()}}
-    named |= {n: s["two_tier"] for n, s in found["domains"].items()}
+    named = _parts(found, "pooled", "two_tier")
+    named |= {name: figures["two_tier"] for name, figures in found["domains"].items()}
     return lines + [row for row in (_two_tier_row(n, p) for n, p in named.items()) if row is not None]
 
 
 def _cost_table(found: Mapping[str, Any]) -> list[str]:
     lines = ["| | router | cost at 95 % | at 98 % | at 100 % | AIQ |", "|---|---|---|---|---|--:|"]
-    named = {"all": found["cost"], **{n: s["cost"] for n, s in found["sources"].items()}}
+    named = _parts(found, "cost", "cost")
     if not any(named.values()):
         return ["Not shown: it takes two tiers with a price, and 30 rows that judge them all."]
     for name, part in named.items():
@@ -83,7 +89,7 @@ def _calibration_table(found: Mapping[str, Any]) -> list[str]:
         "| | tier | rows | ECE [95 %] | if perfectly calibrated | Brier [95 %] | Brier of the mean |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]
-    named = {"all": found["calibration"], **{n: s["calibration"] for n, s in found["sources"].items()}}
+    named = _parts(found, "calibration", "calibration")
     for name, tiers in named.items():
         for tier, c in tiers.items():
             figures = (

@@ -148,6 +148,7 @@ def what_it_keeps(settings: Settings, model: Path) -> tuple[dict[str, Any] | Non
     """What the configured quality target costs with this model at the prices in force, and a warning where it is not
     shown to be kept: then the dearest setting is used. (`None`, none) where nothing can be said."""
     from classifier import cli
+    from classifier.told import LearningError, UsageError
 
     try:
         dial = cli.calibrate_threshold(
@@ -156,7 +157,7 @@ def what_it_keeps(settings: Settings, model: Path) -> tuple[dict[str, Any] | Non
             quality_target_ratio=settings.policy.quality_target_ratio,
             confidence_ratio=settings.classifier.confidence_ratio,
         )
-    except (cli.UsageError, cli.LearningError):
+    except (UsageError, LearningError):
         return None, []
     if dial["certified"]:
         return dial, []

@@ -227,7 +227,7 @@ def _registry_root(config: Path | None) -> Path:
 
 @contextmanager
 def _exit_codes() -> Iterator[None]:
-    from classifier.cli import LearningError, UsageError
+    from classifier.told import LearningError, UsageError
 
     try:
         yield

@@ -26,6 +26,7 @@ from classifier.datamodels import LabelledExample
 from classifier.dataset import read_labels
 from classifier.offpolicy import NoOverlap, check_overlap, tier_quality, uneven_selection
 from classifier.pipeline import TierModel
+from classifier.told import LearningError
 from classifier.train import as_matrix
 from router.api.schemas import decode_chat
 from router.bootstrap import build
@@ -262,5 +263,5 @@ async def test_with_neither_evaluation_refuses_and_says_why(town: Start, tmp_pat
     assert found.explored == found.shadowed == 0
     with pytest.raises(NoOverlap, match="every logged choice was certain"):
         check_overlap(examples, TIERS)
-    with pytest.raises(cli.LearningError, match=r"Set `policy.exploration_ratio`\s+above 0, or switch on shadow runs"):
+    with pytest.raises(LearningError, match=r"Set `policy.exploration_ratio`\s+above 0, or switch on shadow runs"):
         cli.evaluate(tmp_path / "greedy.jsonl", tmp_path / "report", model=model, include_seen=True, with_plots=False)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from classifier.dataset import DatasetError, StemSample, groups_of, read_labels, split_by_group, split_by_time
+from classifier.dataset import DatasetError, StemSample, groups_of, read_labels
 from classifier.rows import parse_row, stem
 from tests.learning_data import rows, write
 
@@ -102,32 +101,6 @@ def test_action_and_label_probability_multiply() -> None:
 def test_options_and_case_do_not_make_another_stem() -> None:
     assert stem("What is 2+2?\nA. 3\nB. 4\nAnswer:") == stem("what is 2 + 2?\nA. 9\nB. 4")
     assert stem("What is 2+2?") != stem("What is 2+3?")
-
-
-def test_no_stem_and_no_conversation_is_on_both_sides() -> None:
-    made = rows(60)
-    for i, r in enumerate(made):
-        r["conversation"] = f"c{i // 3}"
-    made += [r | {"request_id": r["request_id"] + "b", "outcomes": {"local": 0.5}} for r in made[:10]]
-    examples = [parse_row(r) for r in made]
-    train, test = split_by_group(examples, test_share=0.3, seed=1)
-    assert 0 < len(test) < len(train)
-    assert not {e.stem for e in train} & {e.stem for e in test}
-    assert not {e.conversation for e in train} & {e.conversation for e in test}
-
-
-def test_a_split_by_time_tests_on_the_newest() -> None:
-    start = datetime(2026, 1, 1, tzinfo=UTC)
-    examples = [
-        parse_row(r | {"received_at": (start + timedelta(hours=i)).isoformat()}) for i, r in enumerate(rows(20))
-    ]
-    train, test = split_by_time(examples, test_share=0.25)
-    assert len(test) == 5
-    assert max(e.received_at_utc for e in train if e.received_at_utc) < min(
-        e.received_at_utc for e in test if e.received_at_utc
-    )
-    with pytest.raises(DatasetError, match="received_at"):
-        split_by_time([parse_row(row())], test_share=0.5)
 
 
 def test_rows_tied_through_others_are_one_group() -> None:

@@ -19,6 +19,7 @@ from classifier.datamodels import LoggedOutcome
 from classifier.dataset import DatasetError, read_labels
 from classifier.labels import combine
 from classifier.rows import parse_row
+from classifier.told import LearningError, UsageError
 from tests.learning_data import TIERS, rows, write
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -46,7 +47,7 @@ def test_labels_that_teach_nothing_are_refused_and_the_old_model_stays(
 ) -> None:
     out = Path(shutil.copytree(model, tmp_path / "out"))
     before = registry.file_hashes(out)
-    with pytest.raises(cli.LearningError, match=says):
+    with pytest.raises(LearningError, match=says):
         cli.train(write(tmp_path / "bad.jsonl", made), out, now_utc=NOW, with_card=False)
     assert registry.file_hashes(out) == before
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".draft")] == []
@@ -78,7 +79,7 @@ def test_a_packed_file_is_unpacked_whatever_its_name(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_told_before_the_training(tmp_path: Path) -> None:
     labels, told = write(tmp_path / "labels.jsonl", rows(60)), list[str]()
-    with pytest.raises(cli.LearningError, match=r"labels\.jsonl: File exists"):
+    with pytest.raises(LearningError, match=r"labels\.jsonl: File exists"):
         cli.train(labels, labels / "model", now_utc=NOW, progress=lambda step, _: told.append(step))
     assert told == []
 
@@ -97,18 +98,18 @@ def test_tiers_without_a_price_are_named_where_cost_is_shown(tmp_path: Path) -> 
     found = cli.evaluate(labels, tmp_path / "r", model=tmp_path / "m", prices=prices, draws=5, with_plots=False)
     assert found["cost"]["tiers"] == ["a", "b"]
     assert "in/out: a 0.1/0.2, b 1/2." in (tmp_path / "r" / "report.md").read_text()
-    with pytest.raises(cli.UsageError, match="best tier is b, which has no price: give --price b="):
+    with pytest.raises(UsageError, match="best tier is b, which has no price: give --price b="):
         cli.calibrate_threshold(model=tmp_path / "m", prices={"a": prices["a"]}, quality_target_ratio=0.9)
 
 
 def test_a_missing_file_is_wrong_use(tmp_path: Path) -> None:
-    with pytest.raises(cli.UsageError, match="no such file"):
+    with pytest.raises(UsageError, match="no such file"):
         cli.train(tmp_path / "none.jsonl", tmp_path / "out", now_utc=NOW, with_card=False)
 
 
 def test_a_folder_that_holds_anything_but_a_model_is_never_replaced(tmp_path: Path) -> None:
     labels = write(tmp_path / "labels.jsonl", rows(60))
-    with pytest.raises(cli.UsageError, match=r"holds labels\.jsonl, which a new model would replace"):
+    with pytest.raises(UsageError, match=r"holds labels\.jsonl, which a new model would replace"):
         cli.train(labels, tmp_path, now_utc=NOW, with_card=False)
     assert [p.name for p in tmp_path.iterdir()] == ["labels.jsonl"]
 
@@ -124,7 +125,7 @@ def test_a_model_is_replaced_by_the_next_one_and_nothing_is_left_over(model: Pat
 def test_predictions_never_overwrite_their_input(tmp_path: Path) -> None:
     asked = write(tmp_path / "in.jsonl", rows(3))
     before = asked.read_bytes()
-    with pytest.raises(cli.UsageError, match="is the input too"):
+    with pytest.raises(UsageError, match="is the input too"):
         cli.classify(asked, tmp_path / "." / "in.jsonl", model=registry.shipped_folder())
     assert asked.read_bytes() == before
 
@@ -169,7 +170,7 @@ def test_dials_are_those_of_the_tiers_that_the_labels_judge(model: Path, tmp_pat
 def test_labels_of_other_tiers_name_both_and_the_cure(model: Path, tmp_path: Path) -> None:
     made = rows(60, seed=6)
     foreign = [r | {"outcomes": {"tiny": 1.0, "huge": 0.0}} for r in made]
-    with pytest.raises(cli.LearningError, match=r"judge huge, tiny; the model predicts local, cheap, premium.*--model"):
+    with pytest.raises(LearningError, match=r"judge huge, tiny; the model predicts local, cheap, premium.*--model"):
         cli.evaluate(write(tmp_path / "foreign.jsonl", foreign), tmp_path / "r", model=model)
     mixed = [r | {"outcomes": r["outcomes"] | {"huge": 1.0}} for r in made] + foreign[:7]
     labels = write(tmp_path / "mixed.jsonl", [r | {"source": f"s{i}"} for i, r in enumerate(mixed)])
@@ -228,7 +229,7 @@ def test_pure_noise_gives_a_model_that_claims_nothing(tmp_path: Path) -> None:
 
 
 def test_rows_the_model_has_seen_are_left_out_of_its_evaluation(model: Path, labels: Path, tmp_path: Path) -> None:
-    with pytest.raises(cli.LearningError, match="500 of 500 rows share their stem with training data"):
+    with pytest.raises(LearningError, match="500 of 500 rows share their stem with training data"):
         cli.evaluate(labels, tmp_path / "r", model=model, draws=10)
     found = cli.evaluate(labels, tmp_path / "r", model=model, draws=10, include_seen=True, with_plots=False)
     assert "flatter" in found["notes"][1]
@@ -260,7 +261,7 @@ def test_poisoned_feedback_of_one_key_does_not_pass_the_gate(model: Path, tmp_pa
     ]
     cli.train(write(tmp_path / "p.jsonl", poisoned), tmp_path / "p", now_utc=NOW, with_card=False)
     clean = write(tmp_path / "checks.jsonl", rows(400, seed=21))
-    with pytest.raises(cli.LearningError, match="not promoted"):
+    with pytest.raises(LearningError, match="not promoted"):
         cli.promote(tmp_path / "p", registry_root=root, now_utc=NOW, labels=clean)
 
 
@@ -290,5 +291,5 @@ def test_the_whole_loop_by_its_commands(model: Path, tmp_path: Path) -> None:
     dial = cli.calibrate_threshold(model=model, prices=prices, quality_target_ratio=0.8)
     assert dial["certified"]
     assert cli.calibrate_threshold(model=model, prices=prices, premium_share=0.3)["rows"] > 100
-    with pytest.raises(cli.UsageError, match="either"):
+    with pytest.raises(UsageError, match="either"):
         cli.calibrate_threshold(model=model, prices=prices)

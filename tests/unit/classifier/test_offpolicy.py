@@ -10,7 +10,7 @@ import pytest
 
 from classifier.datamodels import LabelledExample
 from classifier.evaluate import calibration, collect, report
-from classifier.offpolicy import NoOverlap, check_overlap, inverse_weights, policy_value, pseudo_outcomes, tier_quality
+from classifier.offpolicy import NoOverlap, check_overlap, inverse_weights, pseudo_outcomes, tier_quality
 from classifier.pipeline import TierModel
 from classifier.report import markdown
 from classifier.rows import parse_row
@@ -60,14 +60,6 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
         low, high = tier_quality(examples, "local", np.full(800, 0.6))["dr"].interval()
         hits += low <= TRUE_LOCAL <= high
     assert hits >= 34
-
-
-def test_the_value_of_another_policy_is_estimated() -> None:
-    examples, subjects = logged(4_000, exploration=0.2, seed=5)
-    chosen = np.zeros(len(examples), dtype=np.int64)  # always local
-    guess = np.array([[0.6, 0.9]] * len(examples))
-    low, high = policy_value(examples, TIERS, guess, chosen).interval(2.6)
-    assert low <= np.mean([truth(s)["local"] for s in subjects]) <= high
 
 
 def test_a_calibrated_model_looks_calibrated_on_a_partial_log_too() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from classifier import cli, registry
 from classifier.registry import ModelRefused
+from classifier.told import LearningError
 from classifier.versions import Registry
 from tests.learning_data import rows, write
 
@@ -129,7 +130,7 @@ def test_promote_reload_and_roll_back(model: Path, tmp_path: Path) -> None:
     assert cli.rollback(registry_root=root, now_utc=NOW)["version"] == version
     assert cli.load_serving_scorer(None, root).version == version
     assert cli.rollback(registry_root=root, now_utc=NOW)["version"] == "shipped"
-    with pytest.raises(cli.LearningError, match="shipped model is in force"):
+    with pytest.raises(LearningError, match="shipped model is in force"):
         cli.rollback(registry_root=root, now_utc=NOW)
     assert len((root / "history.jsonl").read_text().splitlines()) == 4
 
@@ -160,7 +161,7 @@ def test_a_model_of_real_labels_passes_the_gate_and_one_of_noise_does_not(model:
     noise = tmp_path / "noise"
     cli.train(write(tmp_path / "noise.jsonl", made), noise, now_utc=NOW, with_card=False)
     fresh = write(tmp_path / "fresh.jsonl", rows(300, seed=10))
-    with pytest.raises(cli.LearningError, match="not promoted: not better"):
+    with pytest.raises(LearningError, match="not promoted: not better"):
         cli.promote(noise, registry_root=root, now_utc=NOW, labels=fresh)
     assert cli.load_serving_scorer(None, root).version == registry.read_manifest(model).version
     forced = cli.promote(noise, registry_root=root, now_utc=NOW, labels=fresh, force=True)

@@ -13,6 +13,7 @@ import pytest
 
 from classifier import cli, registry
 from classifier.registry import ModelRefused
+from classifier.told import LearningError
 from classifier.versions import HISTORY, POINTER, SHIPPED, Registry
 from tests.model_folders import copy_of_shipped, edit_manifest, spoil, version_of
 
@@ -70,7 +71,7 @@ def test_a_pointer_that_cannot_be_read_names_its_cure_which_works(
 ) -> None:
     version("A")
     (books.root / POINTER).write_text(text)
-    with pytest.raises(cli.LearningError, match="rollback"):
+    with pytest.raises(LearningError, match="rollback"):
         cli.promote(tmp_path / "A", registry_root=books.root, now_utc=NOW, force=True)
     assert cli.rollback(registry_root=books.root, now_utc=NOW)["version"] == SHIPPED
     assert cli.promote(tmp_path / "A", registry_root=books.root, now_utc=NOW, force=True)["version"] == A
@@ -93,7 +94,7 @@ def test_a_version_that_was_damaged_in_the_registry_is_cured_by_promoting_it_aga
     books: Registry, version: Callable[[str], str], tmp_path: Path
 ) -> None:
     version("A")
-    with pytest.raises(cli.LearningError, match="in force already"):
+    with pytest.raises(LearningError, match="in force already"):
         cli.promote(tmp_path / "A", registry_root=books.root, now_utc=NOW, force=True)
     for name in (registry.SERVING, registry.MANIFEST):
         spoil(books.root / A / name)
@@ -156,11 +157,11 @@ def test_a_full_disk_or_an_unwritable_registry_changes_nothing_and_says_where(
         lambda: cli.promote(folder, registry_root=books.root, now_utc=NOW, force=True),
         lambda: cli.rollback(registry_root=books.root, now_utc=NOW),
     ):
-        with pytest.raises(cli.LearningError, match="No space left on device: free some"):
+        with pytest.raises(LearningError, match="No space left on device: free some"):
             act()
         assert getattr(books.pointer(), "version", None) == before
     (tmp_path / "file").write_text("")
-    with pytest.raises(cli.LearningError, match=r"file.*Not a directory"):
+    with pytest.raises(LearningError, match=r"file.*Not a directory"):
         cli.promote(folder, registry_root=tmp_path / "file" / "registry", now_utc=NOW, force=True)
 
 
