@@ -14,7 +14,7 @@ OUT    ?= data/new-model
 .PHONY: help run run-gpu engine install dev train test test-vllm test-burst simulate check format bench bench-classifier constraints docs clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 run: install ## start the gateway on 127.0.0.1:8080 (PORT=...) with the embedded engine: no key, no GPU needed
 	@exec $(BIN)/python -m router serve --host $(HOST) --port $(PORT) $(if $(CONFIG),--config $(CONFIG))
