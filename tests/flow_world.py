@@ -26,11 +26,19 @@ from router.core.vocabulary import CircuitState, Flag, Tier
 from router.errors import (
     RouterError,
     Unavailable,
+    UpstreamBroken,
+    UpstreamContextTooLong,
+    UpstreamCredentials,
+    UpstreamError,
+    UpstreamRateLimited,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamUnavailable,
 )
 from router.flow import PlainAnswer, StreamAnswer, handle_chat
 from router.live_state import EngineRoom, LiveState
 from router.ports import CallTimeouts, Deps, PlainReply, Provider, ProviderCall, ScoredBy, ScoringPolicy, StreamReply
-from router.providers.scripted import ScriptedProvider, Step
+from router.providers.scripted import Fail, ScriptedProvider, Step
 from router.scorer_choice import ScorerChoice
 from tests.fakes import (
     ALL,
@@ -44,6 +52,16 @@ from tests.fakes import (
     SilentTelemetry,
     WordCounter,
 )
+
+# How hosts fail.
+REFUSED = UpstreamRefused("no", status=400, body=b'{"error": {"message": "no"}}')
+DOWN, SLOW, CUT = UpstreamUnavailable("down"), UpstreamTimeout("slow"), UpstreamBroken("cut")
+RATE, KEY, LONG = UpstreamRateLimited("busy"), UpstreamCredentials("bad key"), UpstreamContextTooLong("too long")
+LONG_ANSWER = "one two three four five six"
+
+
+def fails(*errors: UpstreamError) -> tuple[Step, ...]:
+    return tuple(Fail(error, delay_s=0.01) for error in errors)
 
 
 @types.coroutine

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,27 +15,18 @@ from typing import Any
 import pytest
 import yaml
 
-from local_llm.datamodels import ProcessState
 from local_llm.launch import gpus_used
 from router.bootstrap import build
-from router.core.vocabulary import Outcome, Reason
 from router.local_engines import LocalEngine
-from router.settings import parse_settings
-from router.settings_types import Engine, Settings
+from router.settings_types import Engine
+from tests.deploy_files import CONFIGS, DEPLOY, KEYS, ROOT, settings_of
 
-ROOT = Path(__file__).parents[2]
-DEPLOY = ROOT / "deploy"
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-KEYS = {"ROUTER_API_KEY": "r", "ENGINE_API_KEY": "e", "OPENAI_API_KEY": "o"}
-CONFIGS = sorted(path.name for path in (DEPLOY / "configs").glob("*.yaml"))
-UNITS = sorted(path.name for path in (DEPLOY / "systemd").glob("*.service"))
+
+
 DOCKERFILES = sorted(path.name for path in (DEPLOY / "docker").glob("*.Dockerfile"))
 SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
-
-
-def settings_of(name: str, environ: dict[str, str] | None = None) -> Settings:
-    return parse_settings((DEPLOY / "configs" / name).read_text(), KEYS if environ is None else environ, source=name)
 
 
 # --- example configs -----------------------------------------------------------------------------------------------
@@ -305,127 +294,3 @@ def test_run_gpu_looks_before_it_starts() -> None:
 def test_a_script_parses_and_can_be_run(script: Path) -> None:
     assert os.access(script, os.X_OK)
     assert subprocess.run(["bash", "-n", str(script)], capture_output=True, check=True).stderr == b""
-
-
-# --- units ---------------------------------------------------------------------------------------------------------
-
-
-def unit(name: str) -> dict[str, list[str]]:
-    text = re.sub(r"\\\n", " ", (DEPLOY / "systemd" / name).read_text())
-    found: dict[str, list[str]] = {}
-    for key, value in re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE):
-        found.setdefault(key, []).append(value)
-    return found
-
-
-@pytest.mark.parametrize("name", UNITS)
-def test_a_unit_is_hardened_and_stops_all_it_started(name: str) -> None:
-    keys = unit(name)
-    assert keys["NoNewPrivileges"] == ["yes"]
-    assert keys["ProtectSystem"] == ["strict"]
-    assert keys["KillMode"] == ["mixed"]
-    assert keys["EnvironmentFile"] and keys["User"] == ["hybrid-llm-router"]
-    assert keys["DeviceAllow"] == ["char-nvidia* rw"]
-    assert not [line for line in keys.get("Environment", ()) if re.search(r"(KEY|TOKEN|PASSWORD)=", line)]
-
-
-def test_the_gateways_unit_leaves_time_to_drain_and_to_end_the_engine() -> None:
-    grace_s = settings_of("one-h100.yaml").server.drain_grace_s
-    assert int(unit("hybrid-llm-router.service")["TimeoutStopSec"][0]) >= grace_s + 20
-
-
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "compose.yaml"])
-def test_an_example_config_works_under_the_gateways_unit_as_it_is(name: str) -> None:
-    lines = unit("hybrid-llm-router.service")["Environment"]
-    environ = dict(line.split("=", 1) for line in lines if line.startswith("ROUTER_"))
-    settings = settings_of(name, KEYS | environ)
-    assert settings.server.data_dir.is_relative_to(unit("hybrid-llm-router.service")["WorkingDirectory"][0])
-    assert settings.tiers.local.launch.executable.startswith("/opt/hybrid-llm-router/")
-    assert settings.ignored_env == ()
-
-
-def test_the_engines_unit_listens_on_loopback_only() -> None:
-    (command,) = unit("hybrid-llm-engine.service")["ExecStart"]
-    assert "--host 127.0.0.1" in command
-    assert "--api-key" not in command  # every user of the machine can read arguments
-    assert "VLLM_SERVER_DEV_MODE" in unit("hybrid-llm-engine.service")["UnsetEnvironment"]
-
-
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze: apt-get install systemd")
-@pytest.mark.parametrize("name", UNITS)
-def test_systemd_accepts_a_unit(name: str, tmp_path: Path) -> None:
-    text = (DEPLOY / "systemd" / name).read_text()
-    # verify wants the commands to be there; nothing else is changed
-    copy = tmp_path / name
-    copy.write_text(re.sub(r"/opt/hybrid-llm-router/\.venv[\w-]*/bin/[\w-]+", shutil.which("true") or "", text))
-    done = subprocess.run(["systemd-analyze", "verify", str(copy)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert name not in done.stderr, done.stderr
-
-
-# --- what is watched -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def series(tmp_path_factory: pytest.TempPathFactory) -> frozenset[str]:
-    """Every series that a gateway with an engine of its own shows."""
-    environ = {**KEYS, "ROUTER_SERVER__DATA_DIR": str(tmp_path_factory.mktemp("data"))}
-    gateway = build(settings_of("one-24gb-card.yaml", environ))
-    names = set()
-    for family in gateway.telemetry.registry.collect():
-        kind = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
-        names |= {family.name + ending for ending in kind}
-    return frozenset(names)
-
-
-def expressions() -> Iterator[str]:
-    rules = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())
-    for group in rules["groups"]:
-        for rule in group["rules"]:
-            assert rule["alert"] and rule["labels"]["severity"] in {"critical", "warning", "info"}
-            assert rule["annotations"]["summary"]
-            yield rule["expr"]
-    dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "router.json").read_text())
-    assert dashboard["uid"] and dashboard["title"]
-    ids = [panel["id"] for panel in dashboard["panels"]]
-    assert len(set(ids)) == len(ids)
-    for panel in dashboard["panels"]:
-        if panel["type"] != "row":
-            assert panel["targets"] and panel["datasource"]["uid"] == "prometheus"
-            yield from (target["expr"] for target in panel["targets"])
-
-
-def test_alerts_and_dashboard_ask_only_for_series_that_there_are(series: frozenset[str]) -> None:
-    asked = {name for text in expressions() for name in re.findall(r"\b(?:router|vllm)[_:]\w+", text)}
-    assert asked - series == set()
-    assert len(asked) > 25
-
-
-def test_alerts_and_dashboard_ask_only_for_label_values_that_there_are() -> None:
-    values = {
-        "outcome": {outcome.value for outcome in Outcome},
-        "state": {state.value for state in ProcessState} | {"healthy", "degraded"},
-        "reason": {reason.value for reason in Reason},
-        "job": {"gateway", "engine"},
-    }
-    for text in expressions():
-        for label, how, wanted in re.findall(r'(\w+)(=~|!~|=|!=)"([^"]*)"', text):
-            for one in wanted.split("|"):
-                assert any(re.fullmatch(one, value) for value in values[label]), (label, how, one)
-
-
-def test_prometheus_scrapes_gateway_and_engine_where_compose_has_them() -> None:
-    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
-    assert all((DEPLOY / "prometheus" / name).is_file() for name in config["rule_files"])
-    targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in config["scrape_configs"]}
-    assert targets == {"gateway": ["gateway:8080"], "engine": ["engine:8000"]}
-    for job in targets:
-        assert set(SERVICES[job]["networks"]) & set(SERVICES["prometheus"]["networks"])
-
-
-def test_grafana_finds_its_datasource_and_dashboards() -> None:
-    provisioning = DEPLOY / "grafana" / "provisioning"
-    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text())["datasources"]
-    (provider,) = yaml.safe_load((provisioning / "dashboards" / "router.yaml").read_text())["providers"]
-    assert source["uid"] == "prometheus" and source["url"] == "http://prometheus:9090"
-    assert f"./grafana/dashboards:{provider['options']['path']}:ro" in SERVICES["grafana"]["volumes"]
