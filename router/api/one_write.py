@@ -47,13 +47,13 @@ class OneWrite:
             return False
         if not cycle.keep_alive or cycle.disconnected or cycle.flow.write_paused or cycle.scope["method"] == "HEAD":
             return False
-        lines = [b"%b: %b\r\n" % header for header in (*cycle.default_headers, *headers)]
-        head = b"".join(lines)
-        if not head.count(b"\r") == head.count(b"\n") == len(lines):  # one header would be two
+        lines = (*cycle.default_headers, *headers)
+        head = b"\r\n".join(map(b": ".join, lines))
+        if not head.count(b"\r") == head.count(b"\n") == len(lines) - 1:  # one header would be two
             return False
         cycle.response_started = cycle.response_complete = True
         cycle.waiting_for_100_continue = False
-        cycle.transport.writelines((STATUS_LINE[start["status"]], head, b"\r\n", body))
+        cycle.transport.writelines((STATUS_LINE[start["status"]], head, b"\r\n\r\n", body))
         cycle.message_event.set()
         cycle.on_response()
         return True
