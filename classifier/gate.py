@@ -120,12 +120,11 @@ def judge(
     for number, row in enumerate(rows):
         if number % 500 == 0:
             progress(f"comparing on {len(rows)} prompts", number / len(rows))
-        theirs: Mapping[str, float] | None = current_p.get(row.stem)
-        if theirs is None and row.stem not in seen_by_current:
-            theirs = _score(current, row)
-        if theirs is None:
+        known = current_p.get(row.stem)
+        if known is None and row.stem in seen_by_current:
             continue
-        ours = row.p if row.p is not None else _score(candidate, row)
+        theirs = _served(current, row, known)
+        ours = _served(candidate, row, row.p)
         judged = [t for t in row.outcomes if t in ours and t in theirs]
         if judged:
             gains.append(
@@ -162,6 +161,18 @@ def judge(
     return Verdict(passed, reason, len(gain), mean, low, high)
 
 
-def _score(scorer: TrainedScorer | Scores, row: HeldOutRow) -> Mapping[str, float]:
-    bound = scorer.bind(row.models) if isinstance(scorer, TrainedScorer) else scorer
-    return bound.score(row.features).p_adequate
+def _served(scorer: TrainedScorer | Scores, row: HeldOutRow, known: Mapping[str, float] | None) -> Mapping[str, float]:
+    """What `scorer` says of a row; of one it was fitted on what it said out of fold (`known`), drawn to the prior by as
+    much as it would be when it serves: a model that takes all for novel is no better than the prior."""
+    if not isinstance(scorer, TrainedScorer):
+        return scorer.score(row.features).p_adequate
+    bound = scorer.bind(row.models)
+    score = bound.score(row.features)
+    if known is None:
+        return score.p_adequate
+    novelty, prior = score.novelty_ratio, bound.prior(row.features)
+    return {
+        tier: (1.0 - novelty) * known[tier] + novelty * q
+        for tier, q in zip(scorer.model.tiers, prior, strict=True)
+        if tier in known
+    }

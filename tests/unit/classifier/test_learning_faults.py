@@ -206,10 +206,13 @@ def test_a_model_that_would_not_go_by_what_it_learned_says_so(tmp_path: Path) ->
     made = rows(400, seed=4)
     for i, r in enumerate(made):
         kind = "poem" if i % 2 else "proof"
+        r["outcomes"] = {t: float(i % 2 or t == "premium") for t in TIERS} | {"premium": float(i % 9 > 0)}
         r["messages"][0]["content"] = f"Write a {kind} number {i} in four lines about rivers and gardens, please."
     told = cli.train(write(tmp_path / "pattern.jsonl", made), tmp_path / "m", now_utc=NOW, with_card=False)
     own = [registry.load_scorer(tmp_path / "m").score(parse_row(r).features).novelty_ratio for r in made]
     assert any("takes its own training prompts for novel" in w for w in told["warnings"]) == (np.mean(own) > 0.3)
+    verdict = cli.gate(tmp_path / "m", None)
+    assert (verdict.gain > 0.1) == (np.mean(own) < 0.5), "it is judged as it would serve, not as it was out of fold"
     varied = cli.train(write(tmp_path / "l.jsonl", rows(120)), tmp_path / "v", now_utc=NOW, with_card=False)
     assert not any("for novel" in w for w in varied["warnings"])
 
