@@ -39,7 +39,7 @@ _EXACT_CHARS_PER_CALL = 8_000
 """Characters that one call counts whole at most; further texts are sampled together."""
 _CALL_COST_CHARS = 20
 """What handing over one text costs, in characters counted."""
-_REMEMBERED_FROM_CHARS = 200
+_REMEMBERED_FROM_CHARS = 32
 _REMEMBERED_TEXTS = 1024
 
 # Characters per token by width in UTF-8 (o200k): Latin; accented Latin, Cyrillic, Greek, Arabic; CJK; emoji.
