@@ -108,6 +108,13 @@ def test_a_card_that_never_told_anything_is_modelled_too() -> None:
     assert use_of(stretch(0, 3600, 1_000_000, "A", 2)) == (1_000_000_000, 1_620_000_000, EnergyBasis.PARTLY_MEASURED)
 
 
+def test_what_one_card_was_read_for_beyond_the_time_on_does_not_stand_in_for_another_card() -> None:
+    # on for the last half hour; A was read for 45 minutes, B for 15 of its 30: a quarter hour of B is modelled
+    read = stretch(900, 3_600, 800, "A", cards=2), stretch(2_700, 3_600, 200, "B", cards=2)
+    missing_mj = round(0.9 * 900 * 1e6 / 2)
+    assert use_of(*read, on_for_us=HOUR_US // 2) == (1_000_000, missing_mj, EnergyBasis.PARTLY_MEASURED)
+
+
 def test_stretches_that_overlap_do_not_cover_more_time_than_there_is() -> None:
     twice = (stretch(0, 2400, 1_000_000), stretch(1200, 3600, 900_000))
     assert use_of(*twice) == (1_900_000_000, 0, EnergyBasis.MEASURED)

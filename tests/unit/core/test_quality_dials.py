@@ -9,7 +9,7 @@ import pytest
 
 from classifier.calibrate import CalibrationRow, CalibrationSample, TokenPrices, nu_for_target
 from router.core.decision import PolicyConfig
-from router.core.quality_dials import marginal_prices, reference_of, set_dials
+from router.core.quality_dials import marginal_prices, premium_share, reference_of, set_dials
 from router.core.snapshot import AssetRate
 from router.core.vocabulary import Reject
 from tests.fakes import ALL, BIG, CHEAP, H100, LOCAL, PRICES, price
@@ -105,3 +105,17 @@ def test_a_model_with_columns_of_its_own_for_two_models_of_a_tier_is_held_to_the
     known = sample(("local", "premium/openai/big", "premium/big2"))
     assert reference_of(known, prices) in {"premium/openai/big", "premium/big2"}
     assert set_dials(POLICIES, known, prices, confidence_ratio=0.9)[0][""].nu_usd is not None
+
+
+@pytest.mark.parametrize(
+    ("nu_usd", "share"), [(0.001, 0.0), (0.0021, 0.0), (0.0023, 1 / 3), (0.013, 1 / 3), (0.014, 2 / 3), (0.03, 1.0)]
+)
+def test_premium_gets_those_to_whom_it_is_worth_its_price(nu_usd: float, share: float) -> None:
+    # 200 tokens in and 100 out cost 0.07 thousandths of a dollar at the cheap API and 1.4 at premium
+    assert premium_share(sample(), marginal_prices(ALL, PRICES, {}), nu_usd) == pytest.approx(share)
+
+
+def test_where_there_is_no_premium_or_no_dial_its_share_is_not_known() -> None:
+    assert premium_share(sample(), marginal_prices((LOCAL, CHEAP), PRICES, {}), 0.01) is None
+    assert premium_share(sample(), marginal_prices(ALL, PRICES, {}), None) is None
+    assert premium_share(None, marginal_prices(ALL, PRICES, {}), 0.01) is None

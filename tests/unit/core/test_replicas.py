@@ -327,3 +327,9 @@ def test_what_must_stay_at_home_is_tried_on_all_engines() -> None:
 
 def test_engines_behind_the_last_api_are_still_tried() -> None:
     assert tried((ONE, CHEAP, TWO, THREE), Outcome.TIMEOUT) == [c.name for c in (ONE, CHEAP, TWO, THREE)]
+
+
+def test_a_session_stays_up_to_a_quarter_and_no_further() -> None:
+    session = next(f"s{i}" for i in range(100) if choose_engine([("a", 0.0), ("b", 0.0)], f"s{i}") == "b")
+    assert choose_engine([("a", 0.0), ("b", STAY_WITHIN_U)], session) == "b"
+    assert choose_engine([("a", 0.0), ("b", STAY_WITHIN_U + 1e-9)], session) == "a"
