@@ -48,12 +48,13 @@ def classify(
     """
     with told():
         scorer = load_serving_scorer(model, registry_root)
-        if not source.is_file():
+        if not source.exists() or source.is_dir():
             raise UsageError(f"{source}: no such file")
         bound: dict[tuple[tuple[str, str], ...], TrainedScorer] = {}
         if target.exists() and target.samefile(source):
             raise UsageError(f"{target}: is the input too; write the predictions to another file")
-        total = sum(1 for line in open_text(source) if line.strip()) if progress is not None else None
+        counted = progress is not None and source.is_file()  # a pipe is read once
+        total = sum(1 for line in open_text(source) if line.strip()) if counted else None
         done = failed = 0
         with whole_file(target, private=False) as out:
             for line in open_text(source):

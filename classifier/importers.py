@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import ast
 import csv
-import gzip
 import json
 import re
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, cast
 
 from classifier.dataset import DatasetError
-from classifier.rows import open_text
+from classifier.rows import open_text, text_of
 from classifier.whole_file import whole_file
 
 csv.field_size_limit(16_000_000)
@@ -91,12 +90,6 @@ def _stem(path: Path) -> str:
     return Path(path.name.removesuffix(".gz")).stem
 
 
-def _open(path: Path) -> TextIO:
-    if path.suffix == ".gz":
-        return cast(TextIO, gzip.open(path, "rt", newline="", encoding="utf-8-sig"))
-    return path.open(newline="", encoding="utf-8-sig")
-
-
 # --- tables: a column per model ---------------------------------------------------------------------------------------
 
 
@@ -116,7 +109,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
     table."""
     line = 0
     try:
-        with _open(path) as file:
+        with text_of(path, newline="", errors="strict") as file:
             reader = csv.DictReader(file)
             if not reader.fieldnames:
                 raise DatasetError(f"{path.name}: is empty; give a table (CSV) with a line of column names")

@@ -214,7 +214,7 @@ def _cost_figure(figure_type: Any, data: Evaluated, prices: Mapping[str, TokenPr
     for tier, (cost, q) in zip((data.tiers[i] for i in columns), metrics.single_tiers(actual, quality), strict=True):
         axes.plot([cost * per_k], [q], "k^")
         right = cost > 0.7 * dearest
-        place: dict[str, Any] = {"xytext": (-4, -14) if right else (6, -12), "ha": "right" if right else "left"}
+        place: dict[str, Any] = {"xytext": (-4, 8) if right else (6, -12), "ha": "right" if right else "left"}
         axes.annotate(f"always {tier}", (cost * per_k, q), textcoords="offset points", **place)
     shown = "mean quality, doubly robust" if data.partial else "mean quality"
     axes.set(xlabel="USD per 1,000 requests", ylabel=shown, title="Quality against cost")

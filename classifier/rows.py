@@ -9,13 +9,15 @@ logs of a running gateway `taken_tier`, `exploration_probability` (of the tier t
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from classifier.datamodels import LabelledExample, RequestFeatures
 from classifier.features import features
@@ -30,20 +32,26 @@ _LEAST_PROBABILITY = 1e-9  # what is less likely was never seen
 _MAX_COUNT = 1_000_000_000  # of tokens; what is more is no count
 
 
+@contextmanager
+def text_of(path: Path, *, newline: str | None = None, errors: str = "surrogateescape") -> Iterator[TextIO]:
+    """A file or pipe as text, unpacked if it is gzip's, whatever its name."""
+    with path.open("rb") as raw:
+        packed = raw.peek(len(_GZIP))[: len(_GZIP)] == _GZIP
+        with (
+            gzip.GzipFile(fileobj=raw) if packed else nullcontext(raw) as stream,
+            io.TextIOWrapper(stream, encoding="utf-8-sig", errors=errors, newline=newline) as text,
+        ):
+            yield text
+
+
 def open_text(path: Path) -> Iterator[str]:
-    """Lines of a file, unpacked if it is gzip's, whatever its name. Bytes that are no UTF-8 come as lone surrogates.
+    """Lines of a file. Bytes that are no UTF-8 come as lone surrogates.
 
     Raises OSError where the file cannot be read to its end: damaged or cut short.
     """
     try:
-        with path.open("rb") as raw:
-            packed = raw.read(2) == _GZIP
-        if packed:
-            with gzip.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape") as file:
-                yield from file
-        else:
-            with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
-                yield from file
+        with text_of(path) as file:
+            yield from file
     except (EOFError, zlib.error) as error:
         raise OSError(f"{path.name}: damaged or cut short: {error}") from error
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -296,3 +298,14 @@ def test_the_whole_loop_by_its_commands(model: Path, tmp_path: Path) -> None:
     assert cli.calibrate_threshold(model=model, prices=prices, premium_share=0.3)["rows"] > 100
     with pytest.raises(UsageError, match="either"):
         cli.calibrate_threshold(model=model, prices=prices)
+
+
+def test_labels_may_come_through_a_pipe_packed_or_not(tmp_path: Path) -> None:
+    made = write(tmp_path / "l.jsonl", rows(300)).read_bytes()
+    os.mkfifo(tmp_path / "pipe")
+    for data in (made, gzip.compress(made)):
+        with ThreadPoolExecutor(1) as pool:
+            written = pool.submit((tmp_path / "pipe").write_bytes, data)
+            examples, summary = read_labels(tmp_path / "pipe")
+            assert written.result() == len(data)
+        assert (len(examples), summary.rows_invalid) == (300, 0)
