@@ -8,6 +8,7 @@ import types
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -21,7 +22,7 @@ from router.core.decision import Candidate, PolicyConfig
 from router.core.fallback import RetryConfig
 from router.core.lengths import LengthTable
 from router.core.limits import Allowance, KeyLimiter, LimitTerms
-from router.core.snapshot import AssetRate
+from router.core.snapshot import AssetRate, PriceRow
 from router.core.vocabulary import CircuitState, Flag, Tier
 from router.errors import (
     RouterError,
@@ -144,6 +145,7 @@ class World:
         score: Score = HARD,
         day_budget_nanousd: int = 10**12,
         candidates: tuple[Candidate, ...] = ALL,
+        price_row: Callable[[Candidate, datetime], PriceRow] = lambda candidate, _: PRICES[candidate.name],
     ) -> None:
         self.clock = FakeClock()
         self.books = Books()
@@ -161,7 +163,7 @@ class World:
         self.state = LiveState(
             clock=self.clock,
             candidates=candidates,
-            price_row=lambda candidate, _: PRICES[candidate.name],
+            price_row=price_row,
             budgets=self.budgets,
             engines={LOCAL.name: self.room},
             assets={LOCAL.name: AssetRate("gpu", Decimal("0.000817"), version="rented-2.50")},

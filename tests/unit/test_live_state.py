@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 
 from router.api.schemas import decode_chat
+from router.core.decision import Candidate
 from router.core.health import FAILURES_TO_OPEN
+from router.core.snapshot import PriceRow
 from router.core.vocabulary import CircuitState, Flag, Outcome, Tier
 from router.errors import NoRoute, UpstreamUnavailable
 from router.flow import handle_chat
 from router.providers.scripted import Fail, Say, Step
-from tests.fakes import BIG, CHEAP, LOCAL
+from tests.fakes import BIG, CHEAP, LOCAL, NOON, PRICES, facts
 from tests.flow_world import World, drive
 
 
@@ -114,3 +118,50 @@ def test_a_host_that_does_not_tell_cached_tokens_is_billed_for_the_whole_prompt_
     untold, told = first.attempts[0].charge, second.attempts[0].charge
     assert (Flag.CACHE_UNKNOWN in untold.flags, Flag.CACHE_UNKNOWN in told.flags) == (True, False)
     assert (told.amount_nanousd, told.work_gpu_ns) == (untold.amount_nanousd, untold.work_gpu_ns)
+
+
+CHANGE = NOON + timedelta(hours=1)
+
+
+def until_the_change(candidate: Candidate, at_utc: datetime) -> PriceRow:
+    """The usual prices, and ten times those from `CHANGE` on."""
+    row = PRICES[candidate.name]
+    if at_utc < CHANGE:
+        return replace(row, valid_until_utc=CHANGE)
+    (tier,) = row.tiers
+    dear = replace(
+        tier, input_usd_per_mtok=tier.input_usd_per_mtok * 10, output_usd_per_mtok=tier.output_usd_per_mtok * 10
+    )
+    return replace(row, tiers=(dear,), version=f"{row.version}/dear", effective_from_utc=CHANGE)
+
+
+def test_a_price_that_changes_while_the_gateway_runs_holds_from_its_moment_on() -> None:
+    world = World({Tier.PREMIUM: [Say("Red.")] * 3}, price_row=until_the_change)
+    world.ask(model="premium")
+    world.clock.tick(3599.0)
+    world.ask(model="premium")
+    world.clock.tick(1.0)
+    world.ask(model="premium")
+    booked = [(r.attempts[0].charge.price_version, r.cost_nanousd) for r in world.books.settled]
+    usual = booked[0][1]
+    assert booked == [("test/big", usual), ("test/big", usual), ("test/big/dear", 10 * usual)]
+    hashes = [r.decision.inputs_hash for r in world.books.settled if r.decision is not None]
+    assert len(set(hashes)) == 3
+    assert world.state.prices_now()[BIG.name].version == "test/big/dear"
+
+
+def test_a_call_under_way_is_booked_at_the_price_it_was_decided_on() -> None:
+    world = World({Tier.PREMIUM: [Say("Red.", delay_s=20.0)]}, price_row=until_the_change)
+    world.clock.tick(3590.0)
+    world.ask(model="premium")
+    assert world.clock.now_utc() > CHANGE
+    assert world.record.attempts[0].charge.price_version == "test/big"
+
+
+def test_every_answer_of_a_request_takes_its_room_in_the_engine() -> None:
+    for n in (1, 4):
+        world = World({})
+        asked = facts(n=n)
+        world.state.enter_engine(LOCAL, asked)
+        held = world.room.inflight.state(world.clock.now_s())
+        assert held.reserved_tokens == asked.estimate.input_tokens + n * asked.estimate.output_mean_tokens

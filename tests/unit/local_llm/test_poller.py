@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from local_llm.calibration import Calibration
 from local_llm.coefficients import PRESETS
 from local_llm.datamodels import GpuReading, ProcessState, SloTargets
-from local_llm.inflight import Inflight
+from local_llm.inflight import Inflight, Ticket
 from local_llm.poller import EnginePoller, GpuWatcher
 from local_llm.probe import Page, ProbeError
 from tests.fakes import FakeClock
@@ -31,8 +31,11 @@ class Engine:
         self.state: tuple[ProcessState, str | None] = (ProcessState.READY, None)
         self.generates = False
         self.hung: list[str] = []
+        self.while_looked_at: Callable[[], object] = lambda: None
 
     async def get(self, url: str, *, headers: Mapping[str, str], timeout_s: float, max_bytes: int) -> Page:
+        if url.endswith("/metrics"):
+            self.while_looked_at()
         page = self.pages["/" + url.rpartition("/")[2]]
         if isinstance(page, ProbeError):
             raise page
@@ -225,6 +228,18 @@ async def test_a_hung_engine_is_ejected_probed_and_comes_back() -> None:
     assert bench.engine.hung == []
 
 
+async def test_an_engine_gets_the_time_of_the_longest_prompt_it_was_given_though_its_caller_has_left() -> None:
+    bench = Bench()
+    long, short = (bench.inflight.enter(100.0, prompt, 10) for prompt in (150_000, 10))
+    await bench.pass_s(2)
+    long.end(bench.clock.now_s())  # it is still being read, and the short one stands behind it
+    await bench.pass_s(15)
+    assert bench.poller.state()[0] is ProcessState.READY
+    await bench.pass_s(15)
+    assert bench.poller.state()[0] is ProcessState.DEGRADED
+    short.end(bench.clock.now_s())
+
+
 async def test_an_engine_that_stays_hung_is_reported_once_per_three_probes() -> None:
     bench = Bench()
     bench.inflight.enter(bench.clock.now_s(), 500, 100)
@@ -296,6 +311,28 @@ async def test_an_engine_that_is_down_is_not_called_hung() -> None:
     await bench.pass_s(30)
     assert bench.poller.state() == (ProcessState.DOWN, "killed")
     assert bench.poller.scrapes == 0
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_a_request_that_leaves_or_comes_while_the_page_is_read_is_nobody_elses(leaves: bool) -> None:
+    bench = Bench()
+    bench.engine.metrics(num_requests_running=4.0, num_requests_waiting=0.0)
+    ours: list[Ticket] = []
+
+    def come() -> None:
+        ours.extend(bench.inflight.enter(bench.clock.now_s(), 100, 10) for _ in range(4))
+
+    def leave() -> None:
+        while ours:
+            ours.pop().end(bench.clock.now_s())
+
+    bench.engine.while_looked_at = leave if leaves else come
+    for _ in range(5):
+        if leaves:
+            come()
+        await bench.pass_s(1)
+        leave()
+    assert bench.inflight.state(bench.clock.now_s()).others_n == 0
 
 
 async def test_load_by_others_reaches_the_in_flight_count() -> None:
