@@ -6,7 +6,8 @@ expressions a header. ASGI asks a server to wait with the head until the first o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Iterator
+from typing import TYPE_CHECKING, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
@@ -16,26 +17,50 @@ if TYPE_CHECKING:
 _FRAMING = frozenset({b"connection", b"transfer-encoding"})
 
 
-class OneWrite:
-    """`send` of one request. What is not as simple (streams, HEAD, closing connections) is left to uvicorn's own."""
+class _Done:
+    """What is awaited after a write that has happened: nothing, and no coroutine is made to tell so."""
 
-    __slots__ = ("_cycle", "_start")
+    def __await__(self) -> Iterator[None]:
+        return iter(())
+
+
+_DONE = cast("Awaitable[None]", _Done())
+
+
+class OneWrite:
+    """`send` of one request. What is less simple (heads of streams, HEAD, closing connections) is left to uvicorn's."""
+
+    __slots__ = ("_cycle", "_relays", "_start")
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
         self._start: HTTPResponseStartEvent | None = None
+        self._relays = False  # in the middle of a stream in chunks
 
-    async def send(self, message: ASGISendEvent) -> None:
+    def send(self, message: ASGISendEvent) -> Awaitable[None]:
         """ASGI. The head waits for the first part of the body."""
-        if message["type"] == "http.response.start":
+        cycle = self._cycle
+        if message["type"] == "http.response.body":
+            if self._relays:
+                if message.get("more_body", False) and not (cycle.disconnected or cycle.flow.write_paused):
+                    body = message["body"]
+                    if body:
+                        cycle.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+                    return _DONE
+                return cycle.send(message)
+            start, self._start = self._start, None
+            if start is not None:
+                return _DONE if self._wrote(start, message) else self._begin(start, message)
+        elif message["type"] == "http.response.start" and not cycle.response_started:
             self._start = message
-            return
-        start, self._start = self._start, None
-        if start is not None:
-            if message["type"] == "http.response.body" and self._wrote(start, message):
-                return
-            await self._cycle.send(start)
-        await self._cycle.send(message)
+            return _DONE
+        return cycle.send(message)
+
+    async def _begin(self, start: HTTPResponseStartEvent, message: HTTPResponseBodyEvent) -> None:
+        cycle = self._cycle
+        await cycle.send(start)
+        await cycle.send(message)
+        self._relays = cycle.chunked_encoding is True and cycle.scope["method"] != "HEAD"
 
     def _wrote(self, start: HTTPResponseStartEvent, message: HTTPResponseBodyEvent) -> bool:
         """Answer at once; False, and nothing has happened, where that takes more care."""

@@ -1,4 +1,4 @@
-"""Whole answers leave in one write; what is not that simple is as uvicorn has it."""
+"""Whole answers leave in one write, parts of a stream at once; what is not that simple is as uvicorn has it."""
 
 from __future__ import annotations
 
@@ -101,6 +101,8 @@ LAST = GET.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
         (app_saying(b"hello", (b"content-length", b"5"), (b"connection", b"close")), GET, b"hello"),
         (app_saying(b"hello!", (b"content-length", b"6"), parts=2), LAST, b"hello!"),
         (app_saying(b"hello"), LAST, b"5\r\nhello\r\n0\r\n\r\n"),
+        (app_saying(b"hello!", parts=3), LAST, b"\r\n\r\n2\r\nhe\r\n2\r\nll\r\n2\r\no!\r\n0\r\n\r\n"),
+        (app_saying(b"hello!", parts=3), LAST.replace(b"GET", b"HEAD"), b"\r\n\r\n"),
     ],
 )
 async def test_what_is_not_simple_is_answered_as_before(app: Any, request_bytes: bytes, end: bytes) -> None:
@@ -122,3 +124,15 @@ async def test_a_connection_nobody_asks_on_is_closed_after_a_while() -> None:
     app = app_saying(b"hello", (b"content-length", b"5"))
     async with serving(app, [], look_every_s=1.0, timeout_keep_alive=0) as port, asyncio.timeout(60):
         assert (await everything(port, GET)).endswith(b"hello")  # closed though nobody asked for it
+
+
+async def test_an_empty_part_of_a_stream_does_not_end_it() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for part in (b"a", b"", b"b", b"", b"c"):
+            await send({"type": "http.response.body", "body": part, "more_body": part != b"c"})
+
+    async with serving(app, []) as port, asyncio.timeout(60):
+        answer = await everything(port, LAST)
+    assert answer.endswith(b"\r\n\r\n1\r\na\r\n1\r\nb\r\n1\r\nc\r\n0\r\n\r\n")
