@@ -54,6 +54,8 @@ from tests.fakes import (
     WordCounter,
 )
 
+CFG = PolicyConfig()
+
 # How hosts fail.
 REFUSED = UpstreamRefused("no", status=400, body=b'{"error": {"message": "no"}}')
 DOWN, SLOW, CUT = UpstreamUnavailable("down"), UpstreamTimeout("slow"), UpstreamBroken("cut")
@@ -114,18 +116,20 @@ class Host:
     journal: list[str]
     bug: Exception | None = None
     on_call: Callable[[], object] = lambda: None
+    calls: list[ProviderCall] = field(default_factory=list)
 
     async def complete(self, call: ProviderCall) -> PlainReply:
-        self._note()
+        self._note(call)
         await pause()
         return await self.script.complete(call)
 
     async def open_stream(self, call: ProviderCall) -> StreamReply:
-        self._note()
+        self._note(call)
         await pause()
         return await self.script.open_stream(call)
 
-    def _note(self) -> None:
+    def _note(self, call: ProviderCall) -> None:
+        self.calls.append(call)
         self.journal.append(f"call {self.name}")
         self.on_call()
         if self.bug is not None:
@@ -146,8 +150,10 @@ class World:
         day_budget_nanousd: int = 10**12,
         candidates: tuple[Candidate, ...] = ALL,
         price_row: Callable[[Candidate, datetime], PriceRow] = lambda candidate, _: PRICES[candidate.name],
+        cfg: PolicyConfig = CFG,
     ) -> None:
         self.clock = FakeClock()
+        self.on_block: Callable[[], object] = lambda: None
         self.books = Books()
         self.journal = self.books.journal
         self.budgets = StrictBudgets({Period.DAY: day_budget_nanousd}, now_utc=self.clock.now_utc)
@@ -158,7 +164,7 @@ class World:
             slo=SloTargets(),
             process=lambda: (ProcessState.READY, None),
         )
-        policies = {preset: PolicyConfig() for preset in ("", "cheap", "balanced", "quality")}
+        policies = dict.fromkeys(("", "cheap", "balanced", "quality"), cfg)
         prior = ScoringPolicy(HeuristicScorer(), policies, ScoredBy.PRIOR, (Flag.CLASSIFIER_UNAVAILABLE,))
         self.state = LiveState(
             clock=self.clock,
@@ -197,16 +203,19 @@ class World:
             retry=RetryConfig(),
         )
 
-    async def serve(self, *, stream: bool, model: str = "auto") -> PlainAnswer | StreamAnswer:
+    async def serve(self, *, stream: bool, model: str = "auto", **headers: str) -> PlainAnswer | StreamAnswer:
         """One request as the HTTP side serves it: a stream is sent on block by block and closed in any case."""
         body = {"model": model, "stream": stream, "messages": [{"role": "user", "content": "Name a colour."}]}
-        chat = decode_chat(json.dumps(body).encode(), {})
+        chat = decode_chat(
+            json.dumps(body).encode(), {name.replace("_", "-"): value for name, value in headers.items()}
+        )
         with Allowance(self.limiter) as allowance:
             answer = await handle_chat(chat, "acme", self.deps, allowance)
             if isinstance(answer, StreamAnswer):
                 try:
                     async with aclosing(answer.blocks()) as blocks:
                         async for _ in blocks:
+                            self.on_block()
                             await pause()
                 finally:
                     await answer.close()

@@ -14,7 +14,7 @@ from router.core.health import FAILURES_TO_OPEN
 from router.core.snapshot import PriceRow
 from router.core.vocabulary import CircuitState, Flag, Outcome, Tier
 from router.errors import NoRoute, UpstreamUnavailable
-from router.flow import handle_chat
+from router.flow import describe, handle_chat
 from router.providers.scripted import Fail, Say, Step
 from tests.fakes import BIG, CHEAP, LOCAL, NOON, PRICES, facts
 from tests.flow_world import World, drive
@@ -165,3 +165,15 @@ def test_every_answer_of_a_request_takes_its_room_in_the_engine() -> None:
         world.state.enter_engine(LOCAL, asked)
         held = world.room.inflight.state(world.clock.now_s())
         assert held.reserved_tokens == asked.estimate.input_tokens + n * asked.estimate.output_mean_tokens
+
+
+def test_every_image_counts_as_tokens_of_the_prompt() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    counted = []
+    for images in (0, 1, 3):
+        content = [{"type": "text", "text": "What is this?"}, *[image] * images]
+        body = {"model": "auto", "messages": [{"role": "user", "content": content}]}
+        seen = describe(decode_chat(json.dumps(body).encode(), {}), "acme", World({}).deps)
+        counted.append(seen.facts.estimate.input_tokens)
+    plain, one, three = counted
+    assert three - plain == 3 * (one - plain) > 0
