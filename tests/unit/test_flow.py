@@ -24,7 +24,7 @@ from router.errors import (
     Unavailable,
     UpstreamBroken,
 )
-from router.flow import PlainAnswer, StreamAnswer, handle_chat
+from router.flow import PlainAnswer, StreamAnswer, describe, handle_chat
 from router.providers.scripted import Say, Step
 from tests.fakes import BIG, CHEAP, EASY, HARD, LOCAL, BrokenScorer, FixedScorer
 from tests.flow_world import DOWN, KEY, LONG, LONG_ANSWER, RATE, REFUSED, SLOW, World, drive, fails
@@ -333,3 +333,19 @@ def test_a_caller_who_leaves_while_the_host_works_pays_for_the_prompt() -> None:
     assert attempt.usage is not None
     assert (attempt.usage.estimated, attempt.usage.output_tokens) == (True, 0)
     assert attempt.charge.amount_nanousd > 0
+
+
+@pytest.mark.parametrize(
+    ("model", "headers", "free"),
+    [
+        ("auto", {}, True),
+        ("auto", {"x-router-quality": "0.9"}, False),
+        ("auto:quality", {}, False),
+        ("auto:cheap", {}, False),
+        ("premium", {}, False),
+        (BIG.name, {}, False),
+    ],
+)
+def test_only_a_choice_that_is_all_ours_counts_as_free(model: str, headers: dict[str, str], free: bool) -> None:
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hi"}}]}}'
+    assert describe(decode_chat(body.encode(), headers), "acme", World({}).deps).free is free
