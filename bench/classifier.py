@@ -28,8 +28,9 @@ from classifier.datamodels import LabelledExample
 from classifier.dataset import groups_of, read_labels
 from classifier.evaluate import DEFAULT_PRICES
 from classifier.heuristic import HeuristicScorer
+from classifier.matrix import tiers_of
 from classifier.scorer import TrainedScorer
-from classifier.train import fit, tiers_of
+from classifier.train import fit
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,11 +23,7 @@ from classifier.told import LearningError, UsageError, told
 from classifier.versions import Registry, load_serving_scorer
 from classifier.whole_file import whole_file
 
-MOST_ASKED_AGAIN = 500
-MAX_OWN_NOVELTY = 0.3
-
 if TYPE_CHECKING:
-    from classifier.datamodels import LabelledExample
     from classifier.gate import Scores, Verdict
 
 Progress = Callable[[str, float | None], None]
@@ -131,7 +127,6 @@ def train(
             )
             manifest = trained.manifest
             warnings = [*summary.warnings, *_texts(manifest.data["training_warnings"])]
-            warnings += _taken_for_novel(registry.load_scorer(out), examples)
             if with_card:
                 tell("writing the card", 0.99)
                 write_card(out, manifest, examples, trained.p, trained.novelty)
@@ -155,18 +150,6 @@ def _check_place(out: Path) -> None:
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".draft-", dir=parent):
         pass
-
-
-def _taken_for_novel(scorer: TrainedScorer, examples: Sequence[LabelledExample]) -> list[str]:
-    """A warning where the model would not go by what it has learned, since it takes even its own prompts for novel."""
-    some = examples[:: max(1, len(examples) // MOST_ASKED_AGAIN)]
-    novelty = sum(scorer.bind(e.models).score(e.features).novelty_ratio for e in some) / len(some)
-    if novelty <= MAX_OWN_NOVELTY:
-        return []
-    told = (
-        f"the model takes its own training prompts for novel (mean {novelty:.2f}), so that the prior decides and not "
-    )
-    return [f"{told}what was learned: prompts of one pattern, each with a name of its own? Label more kinds of prompts"]
 
 
 def _counted(progress: Progress) -> Callable[[int], None]:

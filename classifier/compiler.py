@@ -29,14 +29,19 @@ def compile_model(model: TierModel, *, version: str, source_models: Sequence[Map
     number_count = len(base.mean_)
     vocabulary, idf = base.vectorizer_.vocabulary_, base.vectorizer_.idf_
     word_count = len(vocabulary)
-    coefs = np.zeros((tier_count, word_count + number_count * (1 + source_count) + source_count))
+    subjects = base.subjects_
+    expected_count = len(subjects.mean_)
+    coefs = np.zeros((tier_count, word_count + number_count * (1 + source_count) + source_count + expected_count))
     intercepts = np.zeros(tier_count)
     for t, head in enumerate(base.linear_):
         if isinstance(head, float):
             intercepts[t] = head
         else:
             coefs[t], intercepts[t] = head.coef_[0], head.intercept_[0]
-    on_words, on_numbers, on_gate = np.split(coefs, [word_count, coefs.shape[1] - source_count], axis=1)
+    ends = np.cumsum([word_count, number_count * (1 + source_count), source_count])
+    on_words, on_numbers, on_gate, on_subjects = np.split(coefs, ends, axis=1)
+    on_subjects = on_subjects / subjects.scale_
+    intercepts -= on_subjects @ subjects.mean_
     blocks = on_numbers.reshape(tier_count, 1 + source_count, number_count)
     gate_coef, gate_intercept = _gate(base.gate_, source_count, number_count + source_count)
     trees, splits = _trees(base.trees_, base.leaf_steps_)
@@ -55,6 +60,7 @@ def compile_model(model: TierModel, *, version: str, source_models: Sequence[Map
         linear_shared=_plain(blocks[:, 0] * SHARED_SCALE),
         linear_by_source=_plain(np.swapaxes(blocks[:, 1:], 0, 1) * GATE_SCALE),
         linear_source_offset=_plain(on_gate.T),
+        linear_by_subject=_plain(on_subjects),
         linear_intercept=_plain(intercepts),
         weight_step=tuple(base.weight_steps_),
         experts=_plain(base.expert_coef_),
@@ -74,17 +80,17 @@ def compile_model(model: TierModel, *, version: str, source_models: Sequence[Map
         rare_idf=float(idf.max()) + 1.0,
         novelty_from=_plain(around.from_),
         novelty_span=_plain(around.span_),
-        subject_intercept=_plain(base.subjects_.intercept_),
-        subject_quality=_plain(base.subjects_.quality_.T),
+        subject_numbers=_plain(subjects.number_weights_),
+        subject_intercept=_plain(subjects.intercept_),
+        subject_quality=_plain(subjects.quality_.T),
         base_rate=_plain(model.base_rate_),
         gate_floor=GATE_FLOOR,
         clip=DENSE_CLIP,
     )
     weights = on_words * idf[None]
-    excess, on_subjects = base.source_words_.excess_, base.subjects_.word_weights_ * SUBJECT_STEP
+    excess, about = base.source_words_.excess_, subjects.word_weights_ * SUBJECT_STEP
     rows = {
-        word: (1.0, idf[i] ** 2, idf[i], *weights[:, i], *excess[:, i], *on_subjects[:, i])
-        for word, i in vocabulary.items()
+        word: (1.0, idf[i] ** 2, idf[i], *weights[:, i], *excess[:, i], *about[:, i]) for word, i in vocabulary.items()
     }
     _check_lanes(list(rows.values()), serving.lane_steps)
     return to_bytes(serving, {word: tuple(map(float, row)) for word, row in rows.items()})

@@ -167,12 +167,4 @@ def _served(scorer: TrainedScorer | Scores, row: HeldOutRow, known: Mapping[str,
     if not isinstance(scorer, TrainedScorer):
         return scorer.score(row.features).p_adequate
     bound = scorer.bind(row.models)
-    score = bound.score(row.features)
-    if known is None:
-        return score.p_adequate
-    novelty, prior = score.novelty_ratio, bound.prior(row.features)
-    return {
-        tier: (1.0 - novelty) * known[tier] + novelty * q
-        for tier, q in zip(scorer.model.tiers, prior, strict=True)
-        if tier in known
-    }
+    return bound.score(row.features).p_adequate if known is None else bound.as_served(row.features, known)

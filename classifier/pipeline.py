@@ -107,6 +107,7 @@ class TierModel(BaseEstimator):  # type: ignore[misc]
         views = np.zeros((len(numbers), len(self.sources), len(self.tiers), VIEWS))
         gate = np.zeros((len(numbers), len(self.sources)))
         far, nearest = np.zeros((len(numbers), DISTANCES - 1)), np.zeros(len(numbers), dtype=np.int64)
+        unknown_excess = np.zeros(len(numbers))
         for number, (train, test) in enumerate(folds, start=1):
             progress(f"fitting, part {number} of {len(folds) + 1}: {len(train)} rows", number / (len(folds) + 2))
             own, topics = [texts[i] for i in train], [about[i] for i in train]
@@ -118,6 +119,7 @@ class TierModel(BaseEstimator):  # type: ignore[misc]
             around = Neighbourhood(source_count=len(self.sources)).fit(base.scaled(numbers[train]), sources[train])
             nearest[test] = np.argmax(gate[test], axis=1)
             far[test] = self._distances(base, around, held_out, numbers[test], nearest[test])
+            unknown_excess[test] = base.source_words_.unknown_excess_[nearest[test]]
         self.low_, self.high_ = np.quantile(views, 0.005, axis=(0, 1)), np.quantile(views, 0.995, axis=(0, 1))
         self.out_of_fold_p_ = np.zeros((len(numbers), len(self.tiers)))
         for train, test in folds:
@@ -129,6 +131,8 @@ class TierModel(BaseEstimator):  # type: ignore[misc]
         self.base_ = self._base().fit(texts, numbers, outcomes, sources, mass, groups, about)
         around = Neighbourhood(source_count=len(self.sources)).fit(self.base_.scaled(numbers), sources)
         elsewhere, nearest_known = self._elsewhere(gate, sources, peers)
+        # The more words a source has shown, the more one it never used tells: all rows have shown more than a fold's.
+        far[:, 2] += far[:, 0] * (unknown_excess - self.base_.source_words_.unknown_excess_[nearest])
         self.neighbourhood_ = around.set_limits(far, nearest, elsewhere, nearest_known)
         self.out_of_fold_novelty_ = self.neighbourhood_.novelty(np.column_stack([far, 0.0 * elsewhere]), nearest)
         self.base_rate_ = np.array([_rate(outcomes[:, t], mass[:, t]) for t in range(len(self.tiers))])

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
 from math import exp, log, log1p, sqrt
-from operator import mul, sub
+from operator import add, mul, sub
 from struct import Struct
 from typing import NamedTuple
 
@@ -91,6 +91,7 @@ class TrainedScorer:
         self._trees = TreeBank(model)
         self._scaling = Scaling(model)
         self._whence = _whence(model, self._scaling)
+        self._about = _about(model, self._scaling) if model.subject_intercept else None
         self._views = [_views(model, self._scaling, s) for s in range(len(model.sources))]
         self._value_centres = [
             ([centre[d] for d in VALUE_PLACES], [inverse[d] for d in VALUE_PLACES])
@@ -125,6 +126,12 @@ class TrainedScorer:
             feature_version=self.model.feature_version,
             calibrated=True,
         )
+
+    def as_served(self, features: RequestFeatures, p: Mapping[str, float]) -> dict[str, float]:
+        """What was said of the request out of fold (`p`, by tier), drawn to the prior as its own word would be."""
+        novelty, prior = self._see(features).novelty, self.prior(features)
+        drawn = zip(self.model.tiers, prior, strict=True)
+        return {tier: (1.0 - novelty) * p[tier] + novelty * q for tier, q in drawn if tier in p}
 
     def unshrunk(self, features: RequestFeatures) -> tuple[list[float], float]:
         """What the model alone says, in the order of its tiers, and how far the request is from its training data."""
@@ -165,15 +172,14 @@ class TrainedScorer:
         ]
         return [int((low if z < low else (high if z > high else z)) * _FACTOR) for z in standard]  # noqa: FURB136
 
-    def _by_subject(self, lanes: Sequence[float]) -> list[float]:
-        """Each tier's quality in the subjects that the words speak of; nothing without subjects."""
-        model = self.model
-        if not model.subject_intercept:
+    def _by_subject(self, seen: _Seen) -> list[float]:
+        """Each tier's quality in the subjects the request seems to be about; nothing without subjects."""
+        if self._about is None:
             return []
-        per_root = 1.0 / sqrt(lanes[0] or 1.0)
-        log_odds = zip(lanes[self._subjects_from :], model.subject_intercept, strict=True)
-        shares = _shares([lane * per_root + intercept for lane, intercept in log_odds])
-        return [_dot(shares, quality) for quality in model.subject_quality]
+        per_root = 1.0 / sqrt(seen.lanes[0] or 1.0)
+        of_words = map(mul, seen.lanes[self._subjects_from :], repeat(per_root))
+        shares = _shares(list(map(add, of_words, self._about.of(seen.counts, seen.factors))))
+        return [_dot(shares, quality) for quality in self.model.subject_quality]
 
     def _novelty(
         self, distinct: int, known: int, lanes: Sequence[float], square: float, elsewhere: float, s: int
@@ -202,10 +208,13 @@ class TrainedScorer:
         share = likely if self._allowed is None else _floored(_limited(seen.gate, self._allowed), model.gate_floor)
         views = {s: self._views[s].of(seen.counts, seen.factors) for s in {*dict(likely), *dict(share)}}
         norm = sqrt(lanes[1]) if lanes[1] > 0.0 else 1.0
-        trees = self._trees.scores(seen.counts, [*seen.values, *self._by_subject(lanes)])
+        by_subject = self._by_subject(seen)
+        log_odds = [log(q / (1.0 - q)) for q in by_subject]
+        trees = self._trees.scores(seen.counts, [*seen.values, *by_subject])
         out = []
         for t in tiers:
             linear = lanes[FIXED_LANES + t] / norm + model.linear_intercept[t]
+            linear += _dot(model.linear_by_subject[t], log_odds)
             for s, part in likely:
                 linear += part * (views[s][t] + model.linear_source_offset[s][t])
             (l0, l1, l2), (h0, h1, h2) = model.low[t], model.high[t]
@@ -246,6 +255,17 @@ def _whence(model: ServingModel, scaling: Scaling) -> Sums:
 
     columns = [[weights[at] for weights in gate] for at in (*VALUE_PLACES, *(DENSE_COUNT + s for s in sources))]
     return Sums(scaling, terms, columns, [*intercept, *(0.0 for _ in sources)])
+
+
+def _about(model: ServingModel, scaling: Scaling) -> Sums:
+    """For each subject the log-odds that the numbers tell of it. Factors: the values."""
+    columns = list(zip(*model.subject_numbers, strict=True))
+    return Sums(
+        scaling,
+        lambda d, z: [weight * z for weight in columns[d]],
+        [columns[d] for d in VALUE_PLACES],
+        model.subject_intercept,
+    )
 
 
 def _views(model: ServingModel, scaling: Scaling, s: int) -> Sums:

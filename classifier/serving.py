@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-SERVING_FORMAT = 3
+SERVING_FORMAT = 4
 LANE_BITS = 32
 LANE_BIAS = 1 << 31
 FIXED_LANES = 3  # 1 (counts words), idf squared, idf; then a lane per tier (weight), source (excess), subject (weight)
@@ -60,6 +60,7 @@ class ServingModel:
     linear_shared: tuple[tuple[float, ...], ...]  # T x D
     linear_by_source: tuple[tuple[tuple[float, ...], ...], ...]  # S x T x D
     linear_source_offset: tuple[tuple[float, ...], ...]  # S x T
+    linear_by_subject: tuple[tuple[float, ...], ...]  # T x T, on log-odds of quality by subject; T x 0 without subjects
     linear_intercept: tuple[float, ...]  # T
     weight_step: tuple[float, ...]  # T; weights of words are multiples of it
     experts: tuple[tuple[tuple[float, ...], ...], ...]  # S x T x D
@@ -79,6 +80,7 @@ class ServingModel:
     unknown_excess: tuple[float, ...]  # S
     novelty_from: tuple[tuple[float, ...], ...]  # S x 5
     novelty_span: tuple[tuple[float, ...], ...]  # S x 5
+    subject_numbers: tuple[tuple[float, ...], ...]  # subjects x D
     subject_intercept: tuple[float, ...]  # subjects
     subject_quality: tuple[tuple[float, ...], ...]  # T x subjects
     base_rate: tuple[float, ...]  # T

@@ -5,11 +5,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import math
 import shutil
 import tempfile
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,20 +23,19 @@ from classifier import leaks, registry
 from classifier.calibrate import CalibrationRow, CalibrationSample
 from classifier.compiler import compile_model
 from classifier.datamodels import DatasetSummary, LabelledExample, ModelManifest
-from classifier.dataset import groups_of, stem_hash
+from classifier.dataset import stem_hash
 from classifier.features import FEATURE_VERSION
-from classifier.offpolicy import NoOverlap, check_overlap, inverse_weights, is_partial, pseudo_outcomes, pseudo_range
+from classifier.labels import ONE_SIDED
+from classifier.matrix import Matrix, as_matrix
+from classifier.offpolicy import NoOverlap, check_overlap, is_partial, pseudo_outcomes, pseudo_range
 from classifier.pipeline import TierModel
 from classifier.progress import Progress, few_threads, unheard
-from classifier.scorer import TrainedScorer, normal_model_name, sources_with
+from classifier.scorer import TrainedScorer, sources_with
 
 Floats = NDArray[np.float64]
 
-TIER_ORDER = ("local", "cheap", "premium")
 MIN_ROWS = 40
 MIN_PER_CLASS = 5
-MAX_SOURCES = 8
-MIN_SOURCE_ROWS = 100
 MAX_CALIBRATION_ROWS = 2_500
 MAX_HELD_OUT_ROWS = 3_000
 AGREEMENT = 1e-9
@@ -55,103 +53,6 @@ class Trained:
     manifest: ModelManifest
     p: Floats
     novelty: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    """Examples as arrays.
-
-    `sources` indexes `source_names`; `source_models` are the models behind each source's labels.
-    """
-
-    tiers: tuple[str, ...]
-    source_names: tuple[str, ...]
-    source_models: tuple[Mapping[str, str], ...]
-    outcomes: Floats
-    weights: Floats
-    sources: NDArray[np.int64]
-    groups: NDArray[np.int64]
-
-
-def tiers_of(examples: Sequence[LabelledExample]) -> tuple[str, ...]:
-    """Tiers with an outcome, weakest first: the known ones in their order, others by their mean quality.
-
-    What is first and last counts: reports and dials compare the two. So a `tier/model` stands beside its tier, after
-    `local` and before any other.
-    """
-    quality: dict[str, list[float]] = defaultdict(list)
-    for e in examples:
-        for tier, value in e.outcomes.items():
-            quality[tier].append(value)
-
-    def place(name: str) -> tuple[int, bool, float, str]:
-        tier = name.partition("/")[0]
-        if tier not in TIER_ORDER:
-            return len(TIER_ORDER), False, math.fsum(quality[name]) / len(quality[name]), name
-        return TIER_ORDER.index(tier), (name == tier) != (tier == TIER_ORDER[0]), 0.0, name
-
-    return tuple(sorted(quality, key=place))
-
-
-def as_matrix(examples: Sequence[LabelledExample]) -> Matrix:
-    """Arrays for the estimator. Small sources, and those beyond `MAX_SOURCES`, are taken together as `other`.
-
-    A source is a name, and the models behind its tiers where labels under that name came from several: labels of one
-    data set for two local models are two sources.
-    """
-    tiers = tiers_of(examples)
-    keys = source_keys(examples)
-    counts = Counter(keys)
-    names = sorted(
-        sorted((k for k, n in counts.items() if n >= MIN_SOURCE_ROWS), key=lambda k: (-counts[k], k))[:MAX_SOURCES]
-    )
-    if len(names) < len(counts):
-        names.append("other")
-    index = {key: i for i, key in enumerate(names)}
-    sources = np.array([index.get(k, len(names) - 1) for k in keys], dtype=np.int64)
-    outcomes = np.full((len(examples), len(tiers)), np.nan)
-    for i, e in enumerate(examples):
-        for tier, quality in e.outcomes.items():
-            outcomes[i, tiers.index(tier)] = quality
-    return Matrix(
-        tiers=tiers,
-        source_names=tuple(names),
-        source_models=tuple(
-            _models_of([e for e, s in zip(examples, sources, strict=True) if s == i]) for i in range(len(names))
-        ),
-        outcomes=outcomes,
-        weights=inverse_weights(examples, tiers),
-        sources=sources,
-        groups=groups_of(examples),
-    )
-
-
-def source_keys(examples: Sequence[LabelledExample]) -> list[str]:
-    """Name of each row's source, with the model of a tier added where several models share name and tier."""
-    count: Counter[tuple[str, str, str]] = Counter()
-    for e in examples:
-        count.update((e.source, tier, normal_model_name(model)) for tier, model in e.models.items())
-    several: dict[str, set[str]] = defaultdict(set)
-    for (source, tier, model), rows in count.items():
-        others = any(
-            s == source and t == tier and m != model and n >= MIN_SOURCE_ROWS for (s, t, m), n in count.items()
-        )
-        if rows >= MIN_SOURCE_ROWS and others:
-            several[source].add(tier)
-    keys = []
-    for e in examples:
-        split = sorted(several[e.source] & set(e.models)) if e.source in several else []
-        keys.append(" ".join([e.source, *(normal_model_name(e.models[t]) for t in split)]))
-    return keys
-
-
-def _models_of(examples: Sequence[LabelledExample]) -> dict[str, str]:
-    """The model of each tier, where all rows that name one agree."""
-    named: dict[str, set[str]] = defaultdict(set)
-    for e in examples:
-        for tier, model in e.models.items():
-            named[tier].add(normal_model_name(model))
-    return {tier: min(models) for tier, models in sorted(named.items()) if len(models) == 1}
 
 
 def check_trainable(matrix: Matrix) -> list[str]:
@@ -207,9 +108,9 @@ def fit(
 
 
 def calibration_sample(
-    examples: Sequence[LabelledExample], matrix: Matrix, p: Floats, *, seed: int
+    examples: Sequence[LabelledExample], matrix: Matrix, p: Floats, scorer: TrainedScorer, *, seed: int
 ) -> CalibrationSample:
-    """Held-out predictions of rows on which most tiers were judged, in random order.
+    """Held-out predictions `p` of rows on which most tiers were judged, as `scorer` would serve them, in random order.
 
     Tokens that the log lacks are the mean of their tier. Rows of partial logs carry doubly robust outcomes where the
     log allows it, else they are left out.
@@ -232,11 +133,16 @@ def calibration_sample(
         for tier, tokens in e.output_tokens.items():
             known[tier].append(tokens)
     mean = {t: float(np.mean(known[t])) if known[t] else 200.0 for t in matrix.tiers}
+
+    def served(i: int) -> dict[str, float]:
+        said = dict(zip(matrix.tiers, p[i].tolist(), strict=True))
+        return scorer.bind(examples[i].models).as_served(examples[i].features, said)
+
     return CalibrationSample(
         tiers=matrix.tiers,
         rows=tuple(
             CalibrationRow(
-                p=tuple(round(float(x), 6) for x in p[i]),
+                p=tuple(round(x, 6) for x in served(i).values()),
                 quality=tuple(round(float(x), 4) for x in outcomes[i]),
                 input_tokens=examples[i].features.input_tokens,
                 output_tokens=tuple(round(examples[i].output_tokens.get(t, mean[t]), 1) for t in matrix.tiers),
@@ -312,7 +218,7 @@ def _write(
     dump(slim(model), draft / registry.ESTIMATOR, compression=ZIP_DEFLATED, compresslevel=9)
     p = model.out_of_fold_p_
     warnings = [*warnings, *leak_warnings(matrix, p), *leaks.warnings(examples, matrix.tiers)]
-    registry.write_sample(draft, calibration_sample(examples, matrix, p, seed=seed))
+    registry.write_sample(draft, calibration_sample(examples, matrix, p, scorer, seed=seed))
     (draft / registry.STEMS).write_bytes(b"".join(sorted({stem_hash(e) for e in examples})))
     if keep_held_out:
         _write_held_out(draft / registry.HELD_OUT, examples, matrix, p, seed)
@@ -364,8 +270,9 @@ def out_of_fold_metrics(matrix: Matrix, p: Floats) -> dict[str, Any]:
     found: dict[str, Any] = {"kind": "out of fold, grouped by stem and conversation"}
     for t, tier in enumerate(matrix.tiers):
         seen = ~np.isnan(matrix.outcomes[:, t])
-        q, y = p[seen, t], matrix.outcomes[seen, t]
-        found[f"{tier}_ece"], found[f"{tier}_brier"] = round(ece(q, y), 4), round(brier(q, y), 4)
+        q, y, mass = p[seen, t], matrix.outcomes[seen, t], matrix.weights[seen, t]
+        found[f"{tier}_ece"] = round(ece(q, y, weight=mass), 4)
+        found[f"{tier}_brier"] = round(brier(q, y, weight=mass), 4)
     both = ~np.isnan(matrix.outcomes[:, [0, -1]]).any(axis=1)
     if both.sum() > 1 and len(matrix.tiers) > 1:
         y, gain = matrix.outcomes[both], p[both, -1] - p[both, 0]
@@ -391,7 +298,9 @@ def _check_agreement(model: TierModel, scorer: TrainedScorer, examples: Sequence
 
 
 def _write_held_out(path: Path, examples: Sequence[LabelledExample], matrix: Matrix, p: Floats, seed: int) -> None:
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(examples))[:MAX_HELD_OUT_ROWS])
+    """Rows for the gate, but for those known by retries alone: a model that says no would win by them."""
+    two_sided = np.array([i for i, e in enumerate(examples) if e.label_source != ONE_SIDED], dtype=np.int64)
+    chosen = np.sort(np.random.default_rng(seed).permutation(two_sided)[:MAX_HELD_OUT_ROWS])
     with gzip.GzipFile(path, "wb", mtime=0) as file:
         for i in chosen.tolist():
             e = examples[i]

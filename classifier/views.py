@@ -103,12 +103,13 @@ class BaseViews(BaseEstimator):  # type: ignore[misc]
         self.words_scale_ = np.maximum(by_words.std(axis=0), 1e-9)
         self.gate_ = self._fit_gate(self._gate_columns(scaled, by_words), sources)
         gate = self._source_probabilities(self._gate_columns(scaled, by_words))
-        columns = self._linear_columns(bag, scaled, mixture(gate, None))
+        self.subjects_ = Subjects()
+        about = domains or [""] * len(texts)
+        by_subject = self.subjects_.fit_expected(bag, scaled, about, groups, outcomes, weights)
         tiers = outcomes.shape[1]
+        columns = self._linear_columns(bag, scaled, mixture(gate, None), by_subject)
         self.linear_ = [self._linear_head(columns, outcomes[:, t], weights[:, t]) for t in range(tiers)]
         self.weight_steps_ = [round_weights(head, self.vectorizer_.idf_) for head in self.linear_]
-        self.subjects_ = Subjects()
-        by_subject = self.subjects_.fit_expected(bag, domains or [""] * len(texts), groups, outcomes, weights)
         with_subjects = np.hstack([numbers, by_subject])
         self.trees_ = [self._tree_head(with_subjects, outcomes[:, t], weights[:, t]) for t in range(tiers)]
         self.leaf_steps_ = [round_leaves(head) for head in self.trees_]
@@ -140,8 +141,9 @@ class BaseViews(BaseEstimator):  # type: ignore[misc]
         """Views as (rows, sources, tiers, views) and P(source), (rows, sources)."""
         scaled, bag = self.scaled(numbers), self.vectorizer_.transform(texts)
         gate = self.source_probabilities(bag, scaled)
-        columns = self._linear_columns(bag, scaled, mixture(gate, None))
-        with_subjects = np.hstack([numbers, self.subjects_.expected(bag)])
+        by_subject = self.subjects_.expected(bag, scaled)
+        columns = self._linear_columns(bag, scaled, mixture(gate, None), by_subject)
+        with_subjects = np.hstack([numbers, by_subject])
         tiers = len(self.linear_)
         out = np.zeros((len(numbers), self.source_count, tiers, VIEWS))
         for t in range(tiers):
@@ -150,10 +152,12 @@ class BaseViews(BaseEstimator):  # type: ignore[misc]
             out[:, :, t, 2] = scaled @ self.expert_coef_[:, t].T + self.expert_intercept_[:, t]
         return out, gate
 
-    def _linear_columns(self, bag: Any, scaled: Floats, gate: Floats) -> Any:
+    def _linear_columns(self, bag: Any, scaled: Floats, gate: Floats, by_subject: Floats) -> Any:
         # Each block is thinned out by itself: all of them dense at once would take gigabytes on large logs.
         by_source = [sp.csr_matrix(scaled * gate[:, [s]] * GATE_SCALE) for s in range(self.source_count)]
-        return sp.hstack([bag, sp.csr_matrix(scaled * SHARED_SCALE), *by_source, sp.csr_matrix(gate)]).tocsr()
+        shared = sp.csr_matrix(scaled * SHARED_SCALE)
+        subjects = sp.csr_matrix(self.subjects_.standardised(by_subject))
+        return sp.hstack([bag, shared, *by_source, sp.csr_matrix(gate), subjects]).tocsr()
 
     def _fit_gate(self, columns: Floats, sources: Ints) -> Any:
         present = np.unique(sources)

@@ -24,10 +24,10 @@ import pytest
 from classifier import cli
 from classifier.datamodels import LabelledExample
 from classifier.dataset import read_labels
+from classifier.matrix import as_matrix
 from classifier.offpolicy import NoOverlap, check_overlap, tier_quality, uneven_selection
 from classifier.pipeline import TierModel
 from classifier.told import LearningError
-from classifier.train import as_matrix
 from router.api.schemas import decode_chat
 from router.bootstrap import build
 from router.core.budgets import Period, window_at

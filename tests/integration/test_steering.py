@@ -43,7 +43,7 @@ GADGETS = (
     "```python\ndef f(x): return x\n``` ",
     "Prove that the following integral converges. \\frac{\\partial}{\\partial x} \\int_0^\\infty ",
 )
-MOST_RISE = 0.8  # made-up questions are partly novel, and what asks for an explanation raises the prior: .7 at worst
+MOST_RISE = 0.4  # .24 at worst, on made-up questions
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from classifier import cli, registry
 from classifier.calibrate import TokenPrices
-from classifier.datamodels import LoggedOutcome
+from classifier.datamodels import LoggedOutcome, Score
 from classifier.dataset import DatasetError, read_labels
 from classifier.labels import combine
 from classifier.rows import parse_row
@@ -204,19 +204,25 @@ def test_training_and_evaluating_tell_their_steps_and_leave_the_other_cores_alon
     assert shares == sorted(shares) and shares[0] == 0.0 and shares[-1] < 1.0
 
 
-def test_a_model_that_would_not_go_by_what_it_learned_says_so(tmp_path: Path) -> None:
-    made = rows(400, seed=4)
+def test_a_model_of_prompts_of_one_pattern_goes_by_what_it_learned_of_them(tmp_path: Path) -> None:
+    made = rows(600, seed=4)
     for i, r in enumerate(made):
         kind = "poem" if i % 2 else "proof"
         r["outcomes"] = {t: float(i % 2 or t == "premium") for t in TIERS} | {"premium": float(i % 9 > 0)}
         r["messages"][0]["content"] = f"Write a {kind} number {i} in four lines about rivers and gardens, please."
-    told = cli.train(write(tmp_path / "pattern.jsonl", made), tmp_path / "m", now_utc=NOW, with_card=False)
-    own = [registry.load_scorer(tmp_path / "m").score(parse_row(r).features).novelty_ratio for r in made]
-    assert any("takes its own training prompts for novel" in w for w in told["warnings"]) == (np.mean(own) > 0.3)
-    verdict = cli.gate(tmp_path / "m", None)
-    assert (verdict.gain > 0.1) == (np.mean(own) < 0.5), "it is judged as it would serve, not as it was out of fold"
-    varied = cli.train(write(tmp_path / "l.jsonl", rows(120)), tmp_path / "v", now_utc=NOW, with_card=False)
-    assert not any("for novel" in w for w in varied["warnings"])
+    own, fresh = made[:400], made[400:]
+    cli.train(write(tmp_path / "pattern.jsonl", own), tmp_path / "m", now_utc=NOW, with_card=False)
+    scorer = registry.load_scorer(tmp_path / "m")
+
+    def scored(r: dict[str, Any]) -> Score:
+        return scorer.score(parse_row(r).features)
+
+    for prompts in (own, fresh):
+        assert np.mean([scored(r).novelty_ratio for r in prompts]) < 0.05, "each has a number no other has"
+    poem, proof = (np.mean([scored(r).p_adequate["local"] for r in fresh[kind::2]]) for kind in (1, 0))
+    assert poem > 0.8 and proof < 0.2
+    assert scored(rows(1, seed=9)[0]).novelty_ratio == 1.0, "a prompt of another kind is novel"
+    assert cli.gate(tmp_path / "m", None).gain > 0.1
 
 
 def test_pure_noise_gives_a_model_that_claims_nothing(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import pytest
 
 from classifier.datamodels import LabelledExample
 from classifier.evaluate import calibration, collect, report
+from classifier.matrix import as_matrix
 from classifier.offpolicy import NoOverlap, check_overlap, inverse_weights, pseudo_outcomes, tier_quality
 from classifier.pipeline import TierModel
 from classifier.report import markdown
 from classifier.rows import parse_row
-from classifier.train import as_matrix
 from tests.learning_data import SUBJECTS, rows, truth
 
 TIERS = ("local", "premium")

@@ -95,7 +95,7 @@ def test_knowing_the_models_changes_only_what_is_read_from_their_labels() -> Non
 
 def test_a_cut_or_foreign_serving_form_is_refused(model: Path) -> None:
     data = (model / registry.SERVING).read_bytes()
-    for broken in (b"", data[:-1], data[:200], b"{}\n", data.replace(b'"format":3', b'"format":9', 1)):
+    for broken in (b"", data[:-1], data[:200], b"{}\n", data.replace(b'"format":4', b'"format":9', 1)):
         with pytest.raises(ServingFormatError):
             TrainedScorer.from_bytes(broken)
 
