@@ -11,7 +11,7 @@ LABELS ?=
 OUT    ?= data/new-model
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-gpu engine install dev train test test-vllm test-burst simulate check format bench bench-classifier constraints docs clean
+.PHONY: help run run-gpu engine install dev train test test-vllm test-burst simulate check format bench bench-peers bench-classifier constraints docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -76,6 +76,9 @@ docs: dev ## write the generated pages again
 bench: dev ## the benchmarks: a table and a JSON file
 	@$(BIN)/python -m bench $(ARGS)
 
+bench-peers: dev ## other gateways (LiteLLM, Portkey, TensorZero) in the same rounds, each installed into its own environment
+	@$(BIN)/python -m bench --peers $(ARGS)
+
 SIMULATE := $(BIN)/python -m router simulate --workloads six $(if $(TRACES),--azure $(TRACES)) $(ARGS)
 
 simulate: install ## six bursty workloads over a simulated H100 and A100, beside common rules (TRACES=folder of Azure's CSV files)
@@ -95,4 +98,4 @@ constraints: ## pin what a fresh resolution gives
 	  && $$tmp/v/bin/pip freeze --exclude hybrid-llm-router | grep -v '^-e' > constraints.txt && rm -r $$tmp
 
 clean: ## remove what the targets made, but not your data
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build *.egg-info
+	@rm -rf $(VENV) .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build *.egg-info

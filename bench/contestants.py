@@ -1,4 +1,4 @@
-"""What is compared: the model API called directly, a bare pass-through, and the gateway."""
+"""What is always compared: the model API called directly, a bare pass-through, and the gateway."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from bench.tools import HERE, ROOT, BenchError, pinned
+from bench.wire import OPENAI, Wire
 
 API_KEY = "sk-bench"
 READY_TIMEOUT_S = 30.0
@@ -30,11 +31,21 @@ def free_port() -> int:
 class Contestant:
     """A server under measurement. `direct` has no process: its port is the upstream's own."""
 
-    def __init__(self, name: str, port: int, process: subprocess.Popen[bytes] | None, log: Path | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        port: int,
+        process: subprocess.Popen[bytes] | None,
+        log: Path | None,
+        wire: Wire = OPENAI,
+        ready_timeout_s: float = READY_TIMEOUT_S,
+    ) -> None:
         self.name = name
         self.port = port
         self.process = process
         self.log = log
+        self.wire = wire
+        self.ready_timeout_s = ready_timeout_s
 
     @property
     def pid(self) -> int | None:
@@ -43,26 +54,28 @@ class Contestant:
 
     def wait_ready(self, body: bytes) -> None:
         """Return with the first chat completion it answers."""
-        deadline_s = time.monotonic() + READY_TIMEOUT_S
+        deadline_s = time.monotonic() + self.ready_timeout_s
         last = "no answer"
         while time.monotonic() < deadline_s:
             if self.process is not None and self.process.poll() is not None:
+                self.stop()  # what it started may live on
                 raise BenchError(f"{self.name} ended with {self.process.returncode}: {self.log_end()}")
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
             try:
                 headers = {"Authorization": f"Bearer {API_KEY}", "Content-Type": "application/json"}
-                connection.request("POST", "/v1/chat/completions", body, headers)
+                connection.request("POST", self.wire.path, body, headers | self.wire.header_pairs())
                 reply = connection.getresponse()
                 text = reply.read()
                 if reply.status == 200:
                     return
                 last = f"{reply.status} {text[:300].decode(errors='replace')}"
-            except OSError:
+                time.sleep(0.005)
+            except (OSError, http.client.HTTPException):
                 time.sleep(0.005)
             finally:
                 connection.close()
         self.stop()
-        raise BenchError(f"{self.name} was not ready after {READY_TIMEOUT_S:.0f} s: {last} {self.log_end()}")
+        raise BenchError(f"{self.name} was not ready after {self.ready_timeout_s:.0f} s: {last} {self.log_end()}")
 
     def log_end(self) -> str:
         """The last words of its log."""
@@ -80,7 +93,18 @@ class Contestant:
         self.process.wait()
 
 
-def _launch(name: str, argv: list[str], port: int, core: int | None, work_dir: Path, env: dict[str, str]) -> Contestant:
+def launch(
+    name: str,
+    argv: list[str],
+    port: int,
+    core: int | None,
+    work_dir: Path,
+    env: dict[str, str],
+    *,
+    wire: Wire = OPENAI,
+    ready_timeout_s: float = READY_TIMEOUT_S,
+) -> Contestant:
+    """Start `argv` on `core` with `env` and little else of our environment; its output goes to a log."""
     log = work_dir / f"{name}-{port}.log"
     kept = {key: os.environ[key] for key in PASSED_ENVIRONMENT if key in os.environ}
     with log.open("wb") as out:
@@ -93,7 +117,7 @@ def _launch(name: str, argv: list[str], port: int, core: int | None, work_dir: P
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return Contestant(name, port, process, log)
+    return Contestant(name, port, process, log, wire, ready_timeout_s)
 
 
 def direct(upstream_port: int) -> Contestant:
@@ -105,7 +129,7 @@ def passthrough(upstream_port: int, core: int | None, work_dir: Path) -> Contest
     """`bench/passthrough.py` in front of the upstream."""
     port = free_port()
     argv = [sys.executable, str(HERE / "passthrough.py"), str(port), f"http://127.0.0.1:{upstream_port}/v1"]
-    return _launch("pass-through", argv, port, core, work_dir, {})
+    return launch("pass-through", argv, port, core, work_dir, {})
 
 
 def gateway(upstream_port: int, core: int | None, work_dir: Path) -> Contestant:
@@ -121,4 +145,4 @@ def gateway(upstream_port: int, core: int | None, work_dir: Path) -> Contestant:
     config.write_text(text)
     argv = [sys.executable, "-m", "router", "serve", "--config", str(config), "--port", str(port)]
     env = {"ROUTER_API_KEY": API_KEY, "BENCH_MODEL_KEY": "sk-upstream"}
-    return _launch("gateway", argv, port, core, work_dir, env)
+    return launch("gateway", argv, port, core, work_dir, env)

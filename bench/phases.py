@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from bench import procfs
 from bench.contestants import API_KEY, Contestant
 from bench.tools import Tools, Upstream, run_load
+from bench.wire import OPENAI
 
 TEXT = (
     "explain why the quick index beats a full scan when only few rows match and compare it with a hash join "
@@ -46,9 +46,10 @@ PHASES = (
 )
 
 
-def make_body(work_dir: Path, prompt_bytes: int, *, stream: bool) -> Path:
+def make_body(work_dir: Path, prompt_bytes: int, *, stream: bool, model: str = OPENAI.model) -> Path:
     """A request file with a user prompt of `prompt_bytes`; its serial number makes every request's prompt its own."""
-    path = work_dir / f"body-{prompt_bytes}-{'stream' if stream else 'plain'}.json"
+    kind = "stream" if stream else "plain"
+    path = work_dir / f"body-{prompt_bytes}-{kind}-{model.replace('/', '-')}.json"
     if not path.exists():
         rng = random.Random(prompt_bytes)
         words = TEXT.split()
@@ -56,7 +57,7 @@ def make_body(work_dir: Path, prompt_bytes: int, *, stream: bool) -> Path:
         while len(text) < prompt_bytes:
             text += " " + rng.choice(words)
         body: dict[str, Any] = {
-            "model": "auto",
+            "model": model,
             "messages": [
                 {"role": "system", "content": "You are a helpful assistant of a trading company."},
                 {"role": "user", "content": text[:prompt_bytes]},
@@ -94,7 +95,7 @@ def measure(
     length_ratio: float,
 ) -> dict[str, Any]:
     """One window; the upstream has been set. CPU is that of the contestant's whole process tree."""
-    body = make_body(work_dir, phase.prompt_bytes, stream=phase.chunks > 0)
+    body = make_body(work_dir, phase.prompt_bytes, stream=phase.chunks > 0, model=contestant.wire.model)
     before_s = procfs.cpu_s(contestant.pid) if contestant.pid is not None else 0.0
     core_before_s = procfs.core_busy_s(cores.gateway) if cores.gateway is not None else 0.0
     began_s = time.monotonic()
@@ -106,6 +107,7 @@ def measure(
         key=API_KEY,
         connections=phase.connections,
         arguments=load_arguments(phase, length_ratio),
+        wire=contestant.wire,
     )
     wall_s = time.monotonic() - began_s
     used_s = procfs.cpu_s(contestant.pid) - before_s if contestant.pid is not None else 0.0
@@ -118,18 +120,18 @@ def measure(
 
 
 def warm_up(
-    contestants: Sequence[Contestant], *, tools: Tools, cores: Cores, upstream: Upstream, work_dir: Path
+    contestant: Contestant, *, tools: Tools, cores: Cores, upstream: Upstream, work_dir: Path, streams: bool
 ) -> None:
     """A few hundred requests of each kind, so that no import and no first connection is in the figures."""
-    for stream in (False, True):
-        upstream.behave(chunks=5)
-        for contestant in contestants:
-            run_load(
-                tools,
-                cores.load,
-                port=contestant.port,
-                body=make_body(work_dir, 2000, stream=stream),
-                key=API_KEY,
-                connections=16,
-                arguments=["-n", "400", *(["-s"] if stream else [])],
-            )
+    upstream.behave(chunks=5)
+    for stream in (False, True) if streams else (False,):
+        run_load(
+            tools,
+            cores.load,
+            port=contestant.port,
+            body=make_body(work_dir, 2000, stream=stream, model=contestant.wire.model),
+            key=API_KEY,
+            connections=16,
+            arguments=["-n", "400", *(["-s"] if stream else [])],
+            wire=contestant.wire,
+        )

@@ -3,7 +3,8 @@
 The same arguments, the same wire and the same report as `c/upstream.c` and `c/load.c`; see there.
 
     python bench/python_tools.py upstream PORT
-    python bench/python_tools.py load [-c N] [-d SECONDS | -n REQUESTS] [-w N] [-k KEY] [-s] PORT BODY_FILE
+    python bench/python_tools.py load [-c N] [-d SECONDS | -n REQUESTS] [-w N] [-k KEY] [-s]
+        [-p PATH] [-H 'NAME: VALUE']... PORT BODY_FILE
 """
 
 from __future__ import annotations
@@ -129,9 +130,11 @@ class Load:
 
     def __init__(self, options: argparse.Namespace) -> None:
         body = Path(options.body_file).read_bytes()
+        more = "".join(f"{header}\r\n" for header in options.headers)
         head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{options.port}\r\nAuthorization: Bearer "
-            f"{options.key}\r\nContent-Type: application/json\r\nAccept: */*\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"POST {options.path} HTTP/1.1\r\nHost: 127.0.0.1:{options.port}\r\nAuthorization: Bearer "
+            f"{options.key}\r\n{more}Content-Type: application/json\r\nAccept: */*\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
         )
         self.options = options
         self.request = bytearray(head.encode() + body)
@@ -290,6 +293,8 @@ def main() -> None:
     parser.add_argument("-w", dest="warm_up", type=int, default=0)
     parser.add_argument("-k", dest="key", default="none")
     parser.add_argument("-s", dest="streaming", action="store_true")
+    parser.add_argument("-p", dest="path", default="/v1/chat/completions")
+    parser.add_argument("-H", dest="headers", action="append", default=[])
     parser.add_argument("port", type=int)
     parser.add_argument("body_file")
     gc.disable()  # a short life, and no pauses of our own in the figures

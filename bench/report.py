@@ -48,7 +48,8 @@ FIGURES = (
 )
 
 
-def _of(windows: Iterable[Window], phase: str, contestant: str) -> dict[int, Window]:
+def of(windows: Iterable[Window], phase: str, contestant: str) -> dict[int, Window]:
+    """The windows of one phase and contestant by their round."""
     return {w["round"]: w for w in windows if w["phase"] == phase and w["contestant"] == contestant}
 
 
@@ -75,34 +76,32 @@ def _middle(values: Iterable[float]) -> float:
 def figures_of(contestant: str, windows: Sequence[Window]) -> dict[str, float]:
     """Medians over the rounds. What is *added* is taken against the direct call's p50 of the same round."""
     out: dict[str, float] = {}
-    direct = _of(windows, "one_in_flight", "direct")
-    single = _of(windows, "one_in_flight", contestant)
+    direct = of(windows, "one_in_flight", "direct")
+    single = of(windows, "one_in_flight", contestant)
     for quantile in ("p50", "p95", "p99"):
         out[f"added_{quantile}_ms"] = _middle(
             (window["latency_us"][quantile] - direct[number]["latency_us"]["p50"]) / 1e3
             for number, window in single.items()
         )
-    busy = _of(windows, "sixteen_in_flight", contestant)
+    busy = of(windows, "sixteen_in_flight", contestant)
     out["requests_per_s"] = _middle(w["requests_per_s"] for w in busy.values())
-    out["slow_requests_per_s"] = _middle(
-        w["requests_per_s"] for w in _of(windows, "slow_upstream", contestant).values()
-    )
-    first_direct = _of(windows, "stream_one", "direct")
+    out["slow_requests_per_s"] = _middle(w["requests_per_s"] for w in of(windows, "slow_upstream", contestant).values())
+    first_direct = of(windows, "stream_one", "direct")
     out["added_first_delta_ms"] = _middle(
         (w["first_delta_us"]["p50"] - first_direct[number]["first_delta_us"]["p50"]) / 1e3
-        for number, w in _of(windows, "stream_one", contestant).items()
+        for number, w in of(windows, "stream_one", contestant).items()
     )
-    paced = _of(windows, "stream_paced", contestant).values()
+    paced = of(windows, "stream_paced", contestant).values()
     out["transit_p50_ms"] = _middle(w["transit_us"]["p50"] / 1e3 for w in paced)
     out["deltas_per_read"] = _middle(w["transit_us"]["n"] / w["reads_with_deltas"] for w in paced)
     if contestant == "direct":
         return out
-    long_prompts = _of(windows, "sixteen_in_flight_32k", contestant).values()
-    unpaced = _of(windows, "stream_unpaced", contestant).values()
+    long_prompts = of(windows, "sixteen_in_flight_32k", contestant).values()
+    unpaced = of(windows, "stream_unpaced", contestant).values()
     out["cpu_2k_ms"] = _middle(w["cpu_us_per_request"] / 1e3 for w in busy.values())
     out["cpu_32k_ms"] = _middle(w["cpu_us_per_request"] / 1e3 for w in long_prompts)
     out["cpu_us_per_chunk"] = _middle(w["cpu_us_per_chunk"] for w in unpaced)
-    peer = _of(windows, "sixteen_in_flight", "pass-through")
+    peer = of(windows, "sixteen_in_flight", "pass-through")
     out["passthrough_ratio"] = _middle(
         w["requests_per_s"] / peer[number]["requests_per_s"] for number, w in busy.items()
     )
@@ -129,6 +128,11 @@ def table(figures: Mapping[str, Mapping[str, float]]) -> str:
         row.append("" if figure.budget is None else f"{sign} {figure.budget:,g}")
         row.append("" if verdict is None else "kept" if verdict else "MISSED")
         rows.append(row)
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as text: the first column to the left, the others to the right, a rule below the heading."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -138,10 +142,15 @@ def table(figures: Mapping[str, Mapping[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def replaced(page: str, begin: str, end: str, text: str) -> str:
+    """`page` with what stands between two marks replaced. Raises ValueError where the marks are missing."""
+    before, found_begin, rest = page.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise ValueError(f"the page has no marks {begin} and {end}")
+    return f"{before}{begin}\n{text}\n{end}{after}"
+
+
 def document(page: str, heading: str, figures: Mapping[str, Mapping[str, float]]) -> str:
     """`page` with the figures between its two marks replaced. Raises ValueError where the marks are missing."""
-    before, begin, rest = page.partition(DOCUMENT_BEGIN)
-    _, end, after = rest.partition(DOCUMENT_END)
-    if not begin or not end:
-        raise ValueError(f"the page has no marks {DOCUMENT_BEGIN} and {DOCUMENT_END}")
-    return f"{before}{begin}\n{heading}\n\n```text\n{table(figures)}\n```\n{end}{after}"
+    return replaced(page, DOCUMENT_BEGIN, DOCUMENT_END, f"{heading}\n\n```text\n{table(figures)}\n```")

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.wire import OPENAI, Wire
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 LOAD_TIMEOUT_S = 60.0
@@ -92,10 +94,18 @@ class Upstream:
 
 
 def run_load(
-    tools: Tools, core: int | None, *, port: int, body: Path, key: str, connections: int, arguments: Sequence[str]
+    tools: Tools,
+    core: int | None,
+    *,
+    port: int,
+    body: Path,
+    key: str,
+    connections: int,
+    arguments: Sequence[str],
+    wire: Wire = OPENAI,
 ) -> dict[str, Any]:
     """One window of load; raises BenchError when a request failed or was refused."""
-    argv = [*tools.load, "-c", str(connections), "-k", key, *arguments, str(port), str(body)]
+    argv = [*tools.load, "-c", str(connections), "-k", key, *wire.load_flags(), *arguments, str(port), str(body)]
     try:
         done = subprocess.run(pinned(core, argv), capture_output=True, text=True, timeout=LOAD_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:

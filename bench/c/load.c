@@ -1,8 +1,9 @@
 // A closed-loop load generator for chat completions: one thread, epoll, loopback only.
 //
 //   load PORT BODY_FILE [-c CONNECTIONS] [-d SECONDS | -n REQUESTS] [-w WARM_UP_REQUESTS] [-k KEY] [-s]
+//        [-p PATH] [-H 'NAME: VALUE']...
 //
-// Every connection sends BODY_FILE to /v1/chat/completions, reads the whole answer and sends it again. Where the body
+// Every connection sends BODY_FILE to PATH (/v1/chat/completions), reads the whole answer and sends it again. Where the body
 // holds "serial:0000000000", the digits count the requests, so that no two prompts are the same. -s reads the
 // answers as streams: the time to the first delta and, from the tick in each delta (see upstream.c), how long every
 // delta was under way. Prints one JSON object; times are in microseconds, warm-up requests are not counted.
@@ -23,6 +24,7 @@
 
 #define IN_BYTES (256 << 10)
 #define MAX_BODY (1 << 20)
+#define HEAD_BYTES 8192
 #define STUCK_AFTER_NS 20000000000LL
 
 typedef struct {
@@ -38,7 +40,8 @@ typedef struct {
 } connection;
 
 static series latency_us, first_delta_us, transit_us;
-static char *request, *serial;
+static char *request, *serial, more_headers[HEAD_BYTES / 2];
+static const char *path = "/v1/chat/completions";
 static size_t request_len;
 static int port, streaming, epoll_fd, connections = 1;
 static double seconds;
@@ -198,14 +201,20 @@ static void make_request(const char *body_file, const char *key) {
   if (!file) { perror(body_file); exit(2); }
   char *body = malloc(MAX_BODY);
   size_t n = fread(body, 1, MAX_BODY, file);
-  request = malloc(n + 1024);
-  request_len = sprintf(request, "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAuthorization: Bearer %s\r\n"
-                                 "Content-Type: application/json\r\nAccept: */*\r\nContent-Length: %zu\r\n\r\n", port, key, n);
+  request = malloc(n + HEAD_BYTES);
+  request_len = snprintf(request, HEAD_BYTES, "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAuthorization: Bearer %s\r\n%s"
+                         "Content-Type: application/json\r\nAccept: */*\r\nContent-Length: %zu\r\n\r\n", path, port, key, more_headers, n);
+  if (request_len >= HEAD_BYTES) { fprintf(stderr, "load: the head of the request is too long\n"); exit(2); }
   memcpy(request + request_len, body, n);
   request_len += n;
   serial = memmem(request, request_len, "serial:0000000000", 17);
   free(body);
   fclose(file);
+}
+
+static void add_header(const char *header) {
+  size_t used = strlen(more_headers), room = sizeof more_headers - used;
+  if ((size_t)snprintf(more_headers + used, room, "%s\r\n", header) >= room) { fprintf(stderr, "load: too many headers\n"); exit(2); }
 }
 
 static void print_report(void) {
@@ -227,13 +236,15 @@ int main(int argc, char **argv) {
   const char *key = "none";
   int option;
   signal(SIGPIPE, SIG_IGN);
-  while ((option = getopt(argc, argv, "c:d:n:w:k:s")) != -1) {
+  while ((option = getopt(argc, argv, "c:d:n:w:k:sp:H:")) != -1) {
     if (option == 'c') connections = atoi(optarg);
     else if (option == 'd') seconds = atof(optarg);
     else if (option == 'n') wanted = atol(optarg);
     else if (option == 'w') warm_up = atol(optarg);
     else if (option == 'k') key = optarg;
     else if (option == 's') streaming = 1;
+    else if (option == 'p') path = optarg;
+    else if (option == 'H') add_header(optarg);
     else return 2;
   }
   if (argc - optind != 2) return fprintf(stderr, "usage: load PORT BODY_FILE [options]\n"), 2;
