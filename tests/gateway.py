@@ -14,6 +14,7 @@ import uvicorn
 import yaml
 
 from router.api.app import create_app
+from router.api.bounded_http import bounded_http
 from router.bootstrap import build
 from router.gateway import Gateway
 from router.settings import parse_settings
@@ -74,7 +75,7 @@ async def running(
         listening = socket.socket()
         listening.bind(("127.0.0.1", 0))
         face = gateway.face()
-        options = {"lifespan": "off", "access_log": False, "log_config": None, "http": "httptools"}
+        options = {"lifespan": "off", "access_log": False, "log_config": None, "http": bounded_http(gateway.deps.new_id)}
         server = uvicorn.Server(uvicorn.Config(create_app(face), **options))  # type: ignore[arg-type]
         server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
         serving = asyncio.create_task(server._serve([listening]))

@@ -45,6 +45,7 @@ class BoundedHttp(HttpToolsProtocol):
     _head_since_s: float | None = None
     _idle_since_s: float | None = None
     _refused = False
+    _refusal: RouterError | None = None
     _timer: asyncio.TimerHandle | None = None
     _unread_timer: asyncio.TimerHandle | None = None
 
@@ -117,6 +118,8 @@ class BoundedHttp(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+        elif self._refusal is not None:
+            self._write_refusal(self._refusal)
         else:
             self._idle_since_s = self.loop.time()
 
@@ -143,9 +146,25 @@ class BoundedHttp(HttpToolsProtocol):
             self._timer = self.loop.call_later(self.head_timeout_s, self._look)
 
     def _refuse(self, error: RouterError) -> None:
-        transport = self.transport
-        if self._refused or transport.is_closing():
+        """The end of this connection: nothing more is read of it, and what was asked before is answered before."""
+        if self._refused or self.transport.is_closing():
             return
+        self._refused = self._in_head = True
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if not cycle.more_body:
+                self._refusal = error
+                return
+            if self.pipeline:  # its body is broken, and it waits for its turn behind others
+                self.pipeline.popleft()
+                self._refusal = error
+                return
+            cycle.disconnected = True  # its body will never be whole, and this is its answer
+            cycle.message_event.set()
+        self._write_refusal(error)
+
+    def _write_refusal(self, error: RouterError) -> None:
+        transport = self.transport
         out = error_response(error)
         headers = {
             **dict(out.headers),
@@ -155,7 +174,6 @@ class BoundedHttp(HttpToolsProtocol):
         }
         lines = b"".join(b"%b: %b\r\n" % header for header in headers.items())
         transport.write(STATUS_LINE[out.status] + lines + b"\r\n" + out.body)
-        self._refused = self._in_head = True
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self.loop.call_later(_LINGER_S, transport.close)

@@ -23,10 +23,10 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 
 @asynccontextmanager
-async def serving(asgi: Any = app, **bounds: Any) -> AsyncIterator[int]:
-    """A server with the protocol under test; its port."""
+async def serving(asgi: Any = app, http: Any = None, **bounds: Any) -> AsyncIterator[int]:
+    """A server with the protocol under test, or one made of it; its port."""
     options: dict[str, Any] = {"lifespan": "off", "log_config": None, "port": 0, "ws": "none"}
-    server = uvicorn.Server(uvicorn.Config(asgi, http=bounded_http(lambda: "req_7", **bounds), **options))
+    server = uvicorn.Server(uvicorn.Config(asgi, http=http or bounded_http(lambda: "req_7", **bounds), **options))
     running = asyncio.create_task(server._serve())
     async with asyncio.timeout(60):
         while not server.started:  # noqa: ASYNC110 - uvicorn tells it by a flag only
@@ -112,6 +112,50 @@ async def test_what_is_no_http_is_told_so_in_the_usual_envelope(sent: bytes) -> 
     status, headers, error = envelope(told)
     assert (status, headers["x-request-id"], headers["connection"]) == (400, "req_7", "close")
     assert error["type"] == "invalid_request_error"
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("behind", "refused_with"), [(b"}{\r\n\r\n", 400), (CHUNKED + b"zz\r\n", 400), (GET + b"x-a: ", 408)]
+)
+async def test_what_is_no_request_is_refused_behind_the_answer_to_the_request_before_it(
+    behind: bytes, refused_with: int
+) -> None:
+    asked: list[str] = []
+    refused = asyncio.Event()
+
+    class Watched(bounded_http(lambda: "req_7", head_timeout_s=0.1)):  # type: ignore[misc]
+        def _refuse(self, error: Any) -> None:
+            super()._refuse(error)
+            refused.set()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        asked.append(scope["method"])
+        await refused.wait()
+        await app(scope, receive, send)
+
+    async with serving(slow, http=Watched) as port:
+        first, last = await answers(port, GET + b"\r\n" + behind)
+    assert first.startswith(b"HTTP/1.1 200") and first.endswith(b"ok")
+    assert envelope(last)[0] == refused_with
+    assert asked == ["GET"]
+
+
+async def test_who_answers_before_the_body_is_not_hurt_by_one_that_is_broken() -> None:
+    ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def hasty(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"no"})
+        ended.set_result((await receive())["type"])
+
+    async with serving(hasty) as port:
+        (told,) = await answers(port, CHUNKED + b"zz\r\n")
+        async with asyncio.timeout(60):
+            assert await ended == "http.disconnect"
+    assert envelope(told)[0] == 400
 
 
 class Flood:
