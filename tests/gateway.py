@@ -75,7 +75,12 @@ async def running(
         listening = socket.socket()
         listening.bind(("127.0.0.1", 0))
         face = gateway.face()
-        options = {"lifespan": "off", "access_log": False, "log_config": None, "http": bounded_http(gateway.deps.new_id)}
+        options = {
+            "lifespan": "off",
+            "access_log": False,
+            "log_config": None,
+            "http": bounded_http(gateway.deps.new_id),
+        }
         server = uvicorn.Server(uvicorn.Config(create_app(face), **options))  # type: ignore[arg-type]
         server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
         serving = asyncio.create_task(server._serve([listening]))

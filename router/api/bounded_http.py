@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from router.api.error_responses import error_response
@@ -44,6 +45,7 @@ class BoundedHttp(HttpToolsProtocol):
     _head_bytes = 0
     _head_since_s: float | None = None
     _idle_since_s: float | None = None
+    _offered_upgrade = False
     _refused = False
     _refusal: RouterError | None = None
     _timer: asyncio.TimerHandle | None = None
@@ -88,7 +90,31 @@ class BoundedHttp(HttpToolsProtocol):
             if self._head_bytes > self.max_head_bytes:
                 self._refuse(HeadTooLarge(f"the request's headers exceed {self.max_head_bytes} bytes; send less"))
                 return
-        super().data_received(data)
+        rest: bytes | memoryview = data
+        try:
+            while True:
+                try:
+                    self.parser.feed_data(rest)
+                    return
+                except httptools.HttpParserUpgrade as upgrade:
+                    rest = memoryview(rest)[upgrade.args[0] :]
+                    self._pass_over_upgrade()
+        except httptools.HttpParserError:
+            self._refuse(BadRequest("the request is not valid HTTP/1.1"))
+
+    def _pass_over_upgrade(self) -> None:
+        """Begin again without the offer of another protocol (as Java makes it): uvicorn would lose the body."""
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        for name, value in self.headers:
+            if name == b"connection":
+                tokens = [token for token in value.split(b",") if token.strip().lower() != b"upgrade"]
+                value = b",".join(tokens)
+            if name != b"upgrade":
+                lines.append(b"%b: %b" % (name, value))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        self.parser.feed_data(b"\r\n".join(lines) + b"\r\n\r\n")
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
@@ -102,10 +128,14 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = 0
         self._idle_since_s = None
-        super().on_headers_complete()
+        self._offered_upgrade = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if not self._offered_upgrade:
+            super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """And its body too."""
+        if self._offered_upgrade:  # the parser takes the body for something else
+            return
         self._in_head = True
         self._head_since_s = None
         super().on_message_complete()
@@ -127,10 +157,6 @@ class BoundedHttp(HttpToolsProtocol):
         send = OneWrite(cycle).send
         super()._start_asgi_task(cycle, lambda scope, receive, _: app(scope, receive, send))
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
-        """What uvicorn answers to bytes that are no HTTP."""
-        self._refuse(BadRequest("the request is not valid HTTP/1.1"))
-
     def _look(self) -> None:
         """Now and then: is a head overdue, or has nothing been asked for long?"""
         now_s, since_s, idle_since_s = self.loop.time(), self._head_since_s, self._idle_since_s
@@ -150,7 +176,7 @@ class BoundedHttp(HttpToolsProtocol):
         if self._refused or self.transport.is_closing():
             return
         self._refused = self._in_head = True
-        cycle = self.cycle
+        cycle = cast("RequestResponseCycle | None", self.cycle)
         if cycle is not None and not cycle.response_complete:
             if not cycle.more_body:
                 self._refusal = error

@@ -158,6 +158,36 @@ async def test_who_answers_before_the_body_is_not_hurt_by_one_that_is_broken() -
     assert envelope(told)[0] == 400
 
 
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """Says what was asked: the body, and the headers that speak of the connection."""
+    body = b""
+    while True:
+        message = await receive()
+        body += message["body"]
+        if not message["more_body"]:
+            break
+    spoken = [value for name, value in scope["headers"] if name in (b"connection", b"upgrade")]
+    body = b" ".join([body, *spoken])
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+OFFER = b"host: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"content-length: 7\r\n\r\n{1: 23}", b"transfer-encoding: chunked\r\n\r\n3\r\n{1:\r\n4\r\n 23}\r\n0\r\n\r\n"],
+)
+async def test_who_offers_another_protocol_is_answered_in_this_one_by_the_body_that_came(body: bytes) -> None:
+    last = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\nconnection: close\r\n\r\nz"
+    asked = b"POST /?a HTTP/1.1\r\n" + OFFER + body
+    async with serving(echo) as port:
+        told = await answers(port, asked, asked + asked[:-4], asked[-4:] + last)
+    bodies = [answer.partition(b"\r\n\r\n")[2] for answer in told]
+    assert bodies == [b"{1: 23} HTTP2-Settings"] * 3 + [b"z close"]
+
+
 class Flood:
     """An application that answers with more than all buffers hold, and hears whether its caller has gone."""
 
