@@ -129,6 +129,8 @@ def _auth(file: ServerFile, secrets: Secrets, note: Note, note_unset: Note) -> A
             f"configured{unset_text}; export {names} with a long random value, or "
             f"{'set server.auth.required to false' if loopback else 'listen on 127.0.0.1'}",
         )
+    if not required:
+        _note_limits_of_nobody(file, note)
     return AuthSettings(
         required=required,
         keys=tuple(keys),
@@ -136,6 +138,17 @@ def _auth(file: ServerFile, secrets: Secrets, note: Note, note_unset: Note) -> A
         default_limits=default,
         metrics_key=_metrics_key(file, keys, secrets, note, note_unset),
     )
+
+
+def _note_limits_of_nobody(file: ServerFile, note: Note) -> None:
+    """Where no key is looked at, a limit of one would bound nobody, and its owner would believe that it does."""
+    for index, item in enumerate(file.auth.keys):
+        if item.limits.model_fields_set:
+            note(
+                ("server", "auth", "keys", index, "limits"),
+                "would hold for nobody, since server.auth.required is false; set that to true, or use "
+                "server.auth.default_limits, which then hold for all callers together",
+            )
 
 
 def _limits(own: LimitsFile, default: LimitsFile, where: Path, file: ServerFile, note: Note) -> LimitTerms:

@@ -109,3 +109,9 @@ def test_the_metrics_key_is_a_secret():
     settings = parse_settings(config, KEYS)
     assert "rk-3" in settings.secret_values()
     assert "rk-3" not in repr(settings)
+
+
+def test_limits_of_a_key_that_nobody_is_asked_for_are_a_mistake():
+    told = mistakes("{required: false, keys: [{tenant: acme, key_env: ACME_KEY, limits: {concurrency_max: 3}}]}")
+    assert "server.auth.keys[0].limits: would hold for nobody, since server.auth.required is false" in told
+    assert auth("{required: false, default_limits: {concurrency_max: 3}, keys: [{tenant: acme, key_env: ACME_KEY}]}")
