@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import pytest
@@ -23,14 +24,23 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory: pytest.TempPathFactory) -> frozenset[str]:
-    """Every series that a gateway with an engine of its own shows."""
-    environ = {**KEYS, "ROUTER_SERVER__DATA_DIR": str(tmp_path_factory.mktemp("data"))}
+    """Every series that a gateway with an engine of its own and limits for its keys shows."""
+    environ = {
+        **KEYS,
+        "ROUTER_SERVER__DATA_DIR": str(tmp_path_factory.mktemp("data")),
+        "ROUTER_SERVER__AUTH__DEFAULT_LIMITS__REQUESTS_PER_MIN": "600",
+    }
     gateway = build(settings_of("one-24gb-card.yaml", environ))
     names = set()
     for family in gateway.telemetry.registry.collect():
         kind = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
         names |= {family.name + ending for ending in kind}
     return frozenset(names)
+
+
+def dashboard() -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((DEPLOY / "grafana" / "dashboards" / "router.json").read_text())
+    return loaded
 
 
 def expressions() -> Iterator[str]:
@@ -40,11 +50,11 @@ def expressions() -> Iterator[str]:
             assert rule["alert"] and rule["labels"]["severity"] in {"critical", "warning", "info"}
             assert rule["annotations"]["summary"]
             yield rule["expr"]
-    dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "router.json").read_text())
-    assert dashboard["uid"] and dashboard["title"]
-    ids = [panel["id"] for panel in dashboard["panels"]]
+    board = dashboard()
+    assert board["uid"] and board["title"]
+    ids = [panel["id"] for panel in board["panels"]]
     assert len(set(ids)) == len(ids)
-    for panel in dashboard["panels"]:
+    for panel in board["panels"]:
         if panel["type"] != "row":
             assert panel["targets"] and panel["datasource"]["uid"] == "prometheus"
             yield from (target["expr"] for target in panel["targets"])
@@ -67,6 +77,27 @@ def test_alerts_and_dashboard_ask_only_for_label_values_that_there_are() -> None
         for label, how, wanted in re.findall(r'(\w+)(=~|!~|=|!=)"([^"]*)"', text):
             for one in wanted.split("|"):
                 assert any(re.fullmatch(one, value) for value in values[label]), (label, how, one)
+
+
+def test_no_panel_lies_on_another() -> None:
+    taken: dict[tuple[int, int], str] = {}
+    for panel in dashboard()["panels"]:
+        at = panel["gridPos"]
+        assert at["x"] + at["w"] <= 24
+        for cell in product(range(at["x"], at["x"] + at["w"]), range(at["y"], at["y"] + at["h"])):
+            assert taken.setdefault(cell, panel["title"]) == panel["title"]
+
+
+def test_a_legend_names_only_labels_that_its_query_keeps() -> None:
+    seen = 0
+    for panel in dashboard()["panels"]:
+        for target in panel.get("targets", ()):
+            kept = re.search(r"\bby \(([^)]*)\)", target["expr"])
+            if kept is not None:
+                seen += 1
+                named = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+                assert named <= set(re.split(r",\s*", kept[1])), (panel["title"], target["legendFormat"])
+    assert seen > 10
 
 
 def test_prometheus_scrapes_gateway_and_engine_where_compose_has_them() -> None:
