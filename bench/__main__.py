@@ -175,8 +175,11 @@ def show(result: Mapping[str, Any], options: argparse.Namespace) -> None:
     notes = []
     if machine["tools"] != "C":
         notes.append("No C compiler: load and model API ran in Python, and the times of deltas include theirs.")
+    share = f"Other processes used {result['foreign_ratio']:.0%} of the gateway's core"
     if result["foreign_ratio"] > FOREIGN_LOAD_TO_DISTRUST_RATIO:
-        notes.append(f"Other processes used {result['foreign_ratio']:.0%} of the gateway's core: {DISTRUST}.")
+        notes.append(f"{share}: {DISTRUST}.")
+    elif options.peers:
+        notes.append(f"{share} (median of all windows).")
     page = ROOT / "docs" / "performance.md"
     if options.peers:
         block = peers_block(heading, result, notes)

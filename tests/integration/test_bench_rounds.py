@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -54,6 +56,13 @@ def test_a_peer_that_fails_is_named_and_the_others_are_measured(tmp_path: Path) 
     assert measured.pss_mb[fastapi.name] > 1
     assert list(measured.cold_start_s) == [fastapi.name]
     assert "no licence" in measured.not_measured["Broken"]
+
+
+def test_a_core_that_the_direct_call_leaves_free_is_not_disturbed_by_its_use(tmp_path: Path) -> None:
+    core = min(os.sched_getaffinity(0)) if shutil.which("taskset") else None
+    plan = Plan((replace(PHASE, requests=0, seconds=0.3),), rounds=1, cold_starts=1, length_ratio=1.0)
+    measured = Rounds(build_tools(tmp_path), Cores(core, core), tmp_path, plan, []).run()
+    assert [(w["contestant"], w["foreign_ratio"]) for w in measured.windows] == [("direct", 0.0)]
 
 
 def test_what_must_be_measured_ends_the_run_when_it_fails(tmp_path: Path) -> None:
