@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 MAX_HEAD_BYTES = 2 * 1024 * 1024
 HEAD_TIMEOUT_S = 30.0
 STALLED_READER_S = 60.0
-"""How long a caller may leave full buffers unread; who drains them in that time is slow, not stalled."""
+"""How long a caller may leave full buffers unread; who reads on in that time is slow, not stalled."""
+_LEAST_READ_BYTES = 32 * 1024
+"""What reading on is: about what drains a buffer that has just become full. A byte now and then would keep a seat."""
 _LINGER_S = 1.0
 """How long bytes of a refused request are still taken: closing on unread ones would destroy the refusal on its way."""
 
@@ -49,6 +51,7 @@ class BoundedHttp(HttpToolsProtocol):
     _refused = False
     _refusal: RouterError | None = None
     _timer: asyncio.TimerHandle | None = None
+    _unread_bytes = 0
     _unread_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -68,13 +71,23 @@ class BoundedHttp(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The caller reads more slowly than we write, or not at all."""
         super().pause_writing()
-        # What is cut off here looks like a caller who has left, and is settled as one.
-        self._unread_timer = self.loop.call_later(self.stalled_reader_s, self.transport.abort)
+        self._wait_for_reader()
 
     def resume_writing(self) -> None:
         """The caller reads on."""
         self._stop_waiting_for_reader()
         super().resume_writing()
+
+    def _wait_for_reader(self) -> None:
+        self._unread_bytes = self.transport.get_write_buffer_size()
+        self._unread_timer = self.loop.call_later(self.stalled_reader_s, self._look_at_reader)
+
+    def _look_at_reader(self) -> None:
+        """A large answer lies in the buffer as a whole: who reads on in it is not cut off before its end."""
+        if self._unread_bytes - self.transport.get_write_buffer_size() >= _LEAST_READ_BYTES:
+            self._wait_for_reader()
+        else:  # what is cut off here looks like a caller who has left, and is settled as one
+            self.transport.abort()
 
     def _stop_waiting_for_reader(self) -> None:
         if self._unread_timer is not None:

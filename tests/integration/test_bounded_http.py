@@ -221,6 +221,45 @@ async def test_a_caller_who_stops_reading_is_cut_off_and_counts_as_gone() -> Non
         writer.close()
 
 
+class Buffer:
+    """A transport whose buffer a caller drains as a test says, and the timer of its protocol."""
+
+    def __init__(self, held_bytes: int) -> None:
+        self.held_bytes = held_bytes
+        self.aborted = False
+        self.due: list[Any] = []
+
+    def get_write_buffer_size(self) -> int:
+        return self.held_bytes
+
+    def get_extra_info(self, _: str) -> None:
+        return None
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def call_later(self, _: float, function: Any) -> asyncio.TimerHandle:
+        self.due = [function]
+        return asyncio.get_running_loop().call_later(3_600, function)
+
+    def time(self) -> float:
+        return 0.0
+
+
+async def test_a_large_answer_is_not_cut_off_while_its_caller_reads_on() -> None:
+    buffer = Buffer(10_000_000)
+    config = uvicorn.Config(app, log_config=None, ws="none", http=bounded_http(lambda: "req_7"))
+    config.load()
+    protocol = config.http_protocol_class(config, uvicorn.server.ServerState(), {}, _loop=buffer)  # type: ignore[call-arg]
+    protocol.connection_made(buffer)  # type: ignore[arg-type]
+    protocol.pause_writing()  # type: ignore[attr-defined]
+    for read_bytes, cut_off in [(50_000, False), (4_000_000, False), (50_000, False), (100, True)]:
+        buffer.held_bytes -= read_bytes
+        buffer.due.pop()()
+        assert buffer.aborted is cut_off
+    protocol.connection_lost(OSError())
+
+
 async def test_a_caller_who_reads_slowly_gets_it_all() -> None:
     flood = Flood()
     async with serving(flood, stalled_reader_s=30) as port:
