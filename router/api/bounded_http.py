@@ -8,6 +8,10 @@ caller who stops reading in the middle of an answer, which would keep an engine'
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import sys
+import termios
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
@@ -79,15 +83,23 @@ class BoundedHttp(HttpToolsProtocol):
         super().resume_writing()
 
     def _wait_for_reader(self) -> None:
-        self._unread_bytes = self.transport.get_write_buffer_size()
+        self._unread_bytes = self._unread()
         self._unread_timer = self.loop.call_later(self.stalled_reader_s, self._look_at_reader)
 
     def _look_at_reader(self) -> None:
         """A large answer lies in the buffer as a whole: who reads on in it is not cut off before its end."""
-        if self._unread_bytes - self.transport.get_write_buffer_size() >= _LEAST_READ_BYTES:
+        if self._unread_bytes - self._unread() >= _LEAST_READ_BYTES:
             self._wait_for_reader()
         else:  # what is cut off here looks like a caller who has left, and is settled as one
             self.transport.abort()
+
+    def _unread(self) -> int:
+        """Bytes on their way: in our buffer, and in the kernel's, which takes more of ours a megabyte at a time."""
+        unread = self.transport.get_write_buffer_size()
+        with contextlib.suppress(OSError, AttributeError):  # not every system tells, and it may be closed
+            descriptor = self.transport.get_extra_info("socket").fileno()
+            unread += int.from_bytes(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        return unread
 
     def _stop_waiting_for_reader(self) -> None:
         if self._unread_timer is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -228,12 +229,13 @@ class Buffer:
         self.held_bytes = held_bytes
         self.aborted = False
         self.due: list[Any] = []
+        self.socket, self.caller = socket.socketpair()
 
     def get_write_buffer_size(self) -> int:
         return self.held_bytes
 
-    def get_extra_info(self, _: str) -> None:
-        return None
+    def get_extra_info(self, name: str) -> Any:
+        return self.socket if name == "socket" else None
 
     def abort(self) -> None:
         self.aborted = True
@@ -246,17 +248,34 @@ class Buffer:
         return 0.0
 
 
-async def test_a_large_answer_is_not_cut_off_while_its_caller_reads_on() -> None:
-    buffer = Buffer(10_000_000)
+@pytest.fixture
+def buffer() -> Iterator[Buffer]:
+    """A large answer of which the kernel has taken a part."""
+    made = Buffer(10_000_000)
+    for _ in range(10):
+        made.socket.send(bytes(8_000))
+    with made.socket, made.caller:
+        yield made
+
+
+async def test_a_large_answer_is_not_cut_off_while_its_caller_reads_on(buffer: Buffer) -> None:
     config = uvicorn.Config(app, log_config=None, ws="none", http=bounded_http(lambda: "req_7"))
     config.load()
     protocol = config.http_protocol_class(config, uvicorn.server.ServerState(), {}, _loop=buffer)  # type: ignore[call-arg]
     protocol.connection_made(buffer)  # type: ignore[arg-type]
     protocol.pause_writing()  # type: ignore[attr-defined]
-    for read_bytes, cut_off in [(50_000, False), (4_000_000, False), (50_000, False), (100, True)]:
+    for read_bytes, of_the_kernels, cut_off in [
+        (50_000, 0, 0),
+        (4_000_000, 0, 0),
+        (0, 9, 0),
+        (40_000, 0, 0),
+        (99, 0, 1),
+    ]:
         buffer.held_bytes -= read_bytes
+        for _ in range(of_the_kernels):
+            buffer.caller.recv(8_000)
         buffer.due.pop()()
-        assert buffer.aborted is cut_off
+        assert buffer.aborted is bool(cut_off)
     protocol.connection_lost(OSError())
 
 
