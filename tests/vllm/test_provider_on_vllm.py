@@ -163,13 +163,15 @@ async def test_a_model_that_is_not_served_is_refused(provider: OpenAICompatibleP
 async def test_a_full_engine_turns_calls_away_as_unavailable_and_takes_them_again_later(
     engine: VllmServer, provider: OpenAICompatibleProvider
 ) -> None:
-    streams: list[HttpStream] = []
     async with contextlib.AsyncExitStack() as open_streams:
-        for _ in range(MAX_NUM_SEQS):
+
+        async def hold_a_place() -> None:
             stream = await provider.open_stream(endless())
             open_streams.push_async_callback(stream.close)
-            streams.append(stream)
             await until_output(stream)
+
+        # All at once: one after the other, the first could end before the last has begun.
+        await asyncio.gather(*(hold_a_place() for _ in range(MAX_NUM_SEQS)))
         waiting = [asyncio.create_task(provider.complete(make_call())) for _ in range(MAX_QUEUED)]
         full = await engine.wait_reading(lambda r: r.waiting_requests == MAX_QUEUED)
         assert full.running_requests == MAX_NUM_SEQS
