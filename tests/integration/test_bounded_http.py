@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 
 from router.api.bounded_http import bounded_http
+from tests.protocol_server import serving_by
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -26,17 +27,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 @asynccontextmanager
 async def serving(asgi: Any = app, http: Any = None, **bounds: Any) -> AsyncIterator[int]:
     """A server with the protocol under test, or one made of it; its port."""
-    options: dict[str, Any] = {"lifespan": "off", "log_config": None, "port": 0, "ws": "none"}
-    server = uvicorn.Server(uvicorn.Config(asgi, http=http or bounded_http(lambda: "req_7", **bounds), **options))
-    running = asyncio.create_task(server._serve())
-    async with asyncio.timeout(60):
-        while not server.started:  # noqa: ASYNC110 - uvicorn tells it by a flag only
-            await asyncio.sleep(0.005)
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        await running
+    async with serving_by(http or bounded_http(lambda: "req_7", **bounds), asgi) as port:
+        yield port
 
 
 async def answers(port: int, *sent: bytes) -> list[bytes]:

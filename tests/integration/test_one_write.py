@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import uvicorn
 
 from router.api.bounded_http import bounded_http
+from tests.protocol_server import serving_by
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 Header = tuple[bytes, bytes]
@@ -44,17 +44,8 @@ async def serving(asgi: Any, writes: list[int], look_every_s: float = 30.0, **op
 
             super().connection_made(Noting())
 
-    config = uvicorn.Config(asgi, http=Counted, lifespan="off", log_config=None, port=0, ws="none", **options)
-    server = uvicorn.Server(config)
-    running = asyncio.create_task(server._serve())
-    async with asyncio.timeout(60):
-        while not server.started:  # noqa: ASYNC110 - uvicorn tells it by a flag only
-            await asyncio.sleep(0.005)
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        await running
+    async with serving_by(Counted, asgi, **options) as port:
+        yield port
 
 
 async def read_answer(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
