@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from classifier.dataset import DatasetError, StemSample, groups_of, read_labels
+from classifier.matrix import as_matrix
+from classifier.pipeline import TierModel
 from classifier.rows import parse_row, stem
 from tests.learning_data import rows, write
 
@@ -101,6 +103,19 @@ def test_action_and_label_probability_multiply() -> None:
 def test_options_and_case_do_not_make_another_stem() -> None:
     assert stem("What is 2+2?\nA. 3\nB. 4\nAnswer:") == stem("what is 2 + 2?\nA. 9\nB. 4")
     assert stem("What is 2+2?") != stem("What is 2+3?")
+
+
+def test_no_stem_and_no_conversation_is_on_both_sides_of_a_fold() -> None:
+    made = rows(60)
+    for i, r in enumerate(made):
+        r["conversation"] = f"c{i // 3}"
+    made += [r | {"request_id": r["request_id"] + "b", "outcomes": {"local": 0.5}} for r in made[:10]]
+    examples = [parse_row(r) for r in made]
+    folds = TierModel()._folds(as_matrix(examples).groups)
+    assert sorted(i for _, test in folds for i in test) == list(range(len(made)))
+    for train, test in folds:
+        for said in (lambda e: e.stem, lambda e: e.conversation):
+            assert not {said(examples[i]) for i in train} & {said(examples[i]) for i in test}
 
 
 def test_rows_tied_through_others_are_one_group() -> None:
